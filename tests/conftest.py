@@ -1,0 +1,21 @@
+"""Settings and fixtures shared by all tests."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """Folder of real data for tests; tests that need it skip where it is absent."""
+    default = pathlib.Path(__file__).parents[2] / "shared"
+    path = pathlib.Path(os.environ.get("VAECAUSAL_SHARED", default))
+    if not (path / "data").is_dir():
+        pytest.skip(f"no shared data at {path}; set VAECAUSAL_SHARED")
+    return path / "data"

@@ -1,0 +1,217 @@
+"""Checkpoints on disk, and training that can be killed at any moment and go on.
+
+A checkpoint is an Orbax folder ``<folder>/<step>`` and, written last and atomically, a manifest
+``<folder>/<step>.json`` with the size and digest of every file. A folder without its manifest is a
+save that was interrupted, and is ignored. A file that does not match its manifest is refused.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vaecausal_jax.sites import Array
+from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
+
+KEEP = 2
+"""Complete checkpoints that are kept; older ones are deleted."""
+
+
+def save(folder: str | os.PathLike, step: int, tree: Any, spec: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; it exists only once all of it is on disk.
+
+    Args:
+        folder: Where the run's checkpoints live; made if absent.
+        step: Its number.
+        tree: Pytree of arrays, typed PRNG keys included.
+        spec: What produced it, as JSON values: compared when it is restored.
+    """
+    folder = pathlib.Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / str(step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(target, tree, force=True)
+    manifest = {"spec": dict(spec), "versions": versions(), "files": _digests(target)}
+    _write_atomically(folder / f"{step}.json", json.dumps(manifest, indent=1))
+    for old in _complete_steps(folder)[:-KEEP]:
+        (folder / f"{old}.json").unlink()
+        shutil.rmtree(folder / str(old))
+
+
+def latest_step(folder: str | os.PathLike) -> int | None:
+    """The number of the last complete checkpoint, or None."""
+    steps = _complete_steps(pathlib.Path(folder))
+    return steps[-1] if steps else None
+
+
+def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> Any:
+    """Reads the last complete checkpoint.
+
+    Args:
+        folder: Where the run's checkpoints live.
+        like: Pytree of the expected structure, shapes and dtypes (``jax.eval_shape`` gives one).
+        spec: What is about to be continued; must equal what was saved.
+
+    Returns:
+        The tree, as arrays.
+
+    Raises:
+        ValueError: No checkpoint; one of another spec, with the difference; a file missing,
+            truncated or altered, by name; other shapes than ``like``.
+    """
+    folder = pathlib.Path(folder).absolute()
+    step = latest_step(folder)
+    if step is None:
+        raise ValueError(f"no complete checkpoint in {folder}.")
+    manifest_path, target = folder / f"{step}.json", folder / str(step)
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        saved_spec, files = manifest["spec"], manifest["files"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{manifest_path} is not a manifest of vaecausal_jax ({error!r}). {_advice(folder)}"
+        ) from error
+    _check_spec(target, saved_spec, json.loads(json.dumps(dict(spec))), folder)
+    _check_files(target, files, folder)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(target, jax.tree.map(_abstract, like))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"checkpoint {target} holds other arrays than expected: {error} {_advice(folder)}"
+        ) from error
+
+
+def train_resumably(
+    config: TrainConfig,
+    keys: Array,
+    data: Any,
+    folder: str | os.PathLike,
+    *,
+    spec: Mapping[str, Any],
+    records_per_save: int = 10,
+    over_seeds: Callable[..., Any] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Trains one model a key in one program, saving as it goes and going on where it stopped.
+
+    Interrupted and called again with the same arguments it gives, bit for bit, what it would have
+    given uninterrupted.
+
+    Args:
+        config: What to train.
+        keys: Typed PRNG keys, (seeds,).
+        data: See ``make_train``.
+        folder: Where checkpoints live.
+        spec: JSON values that identify the run (families, sizes, data): a folder of another spec is
+            refused.
+        records_per_save: Records between checkpoints.
+        over_seeds: ``map_seeds``, ``vmap_seeds`` or ``shard_seeds``; the fastest here if None.
+        progress: Called with (steps done, steps in all) at the start and after each save.
+
+    Returns:
+        States with a leading axis of seeds; history with leading axes (seeds, records).
+    """
+    over_seeds = over_seeds or fastest_over_seeds()
+    trainer = make_trainer(config)
+    num_records = config.num_steps // config.record_every
+    while num_records % records_per_save:
+        records_per_save -= 1
+    advance = jax.jit(over_seeds(lambda s, d: trainer.advance(s, d, records_per_save)))
+    states = jax.eval_shape(jax.vmap(trainer.init), keys)
+    history = jax.tree.map(
+        lambda leaf: np.full((leaf.shape[0], num_records, *leaf.shape[2:]), np.nan, leaf.dtype),
+        jax.eval_shape(advance, states, data)[1],
+    )
+    if latest_step(folder) is None:
+        states = jax.jit(over_seeds(lambda key, _: trainer.init(key)))(keys, data)
+    else:
+        states, history = restore(folder, (states, history), spec)
+        history = jax.tree.map(np.array, history)
+    done = int(states.step[0]) // config.record_every
+    progress(done * config.record_every, config.num_steps)
+    while done < num_records:
+        states, records = advance(states, data)
+        after = done + records_per_save
+        for name, values in records.items():
+            history[name][:, done:after] = values
+        done = after
+        save(folder, done * config.record_every, (states, history), spec)
+        progress(done * config.record_every, config.num_steps)
+    return states, history
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers, to record beside them."""
+    names = ("vaecausal_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _complete_steps(folder: pathlib.Path) -> list[int]:
+    return sorted(int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit())
+
+
+def _digests(target: pathlib.Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(target)): [path.stat().st_size, _sha256(path)]
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: pathlib.Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _check_files(target: pathlib.Path, files: Mapping[str, Any], folder: pathlib.Path) -> None:
+    for name, (size, digest) in files.items():
+        path = target / name
+        if not path.is_file():
+            raise ValueError(f"checkpoint file {path} is missing. {_advice(folder)}")
+        if path.stat().st_size != size:
+            raise ValueError(
+                f"checkpoint file {path} has {path.stat().st_size} bytes, expected {size}: "
+                f"truncated or overwritten. {_advice(folder)}"
+            )
+        if _sha256(path) != digest:
+            raise ValueError(
+                f"checkpoint file {path} is altered: its sha256 differs from the manifest. "
+                + _advice(folder)
+            )
+
+
+def _check_spec(target: pathlib.Path, saved: Any, given: Any, folder: pathlib.Path) -> None:
+    if saved == given:
+        return
+    keys = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key))
+    differences = "; ".join(f"{k}: saved {saved.get(k)!r}, given {given.get(k)!r}" for k in keys)
+    raise ValueError(
+        f"checkpoint {target} belongs to another run ({differences}). Use another output folder "
+        f"than {folder}, or the saved settings."
+    )
+
+
+def _advice(folder: pathlib.Path) -> str:
+    return f"Delete {folder} to start this run afresh."
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -1,0 +1,187 @@
+"""Encoders, latents and decoders as Linen modules that name their values on a tape.
+
+A network maps one image: ``network(x, eps, tape) -> outputs``. Sites are named after activation
+functions, in the order ``input/image``, ``encoder/*``, ``latent/*``, ``decoder/*``.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vaecausal_jax.convolution import conv, conv_transpose
+from vaecausal_jax.sites import Array, Tape
+
+
+class Conv(nn.Module):
+    """A stride-``stride`` convolution of one image with SAME padding, or its transpose.
+
+    Parameters are laid out as Flax's ``nn.Conv`` and ``nn.ConvTranspose``; only the arithmetic
+    differs (see ``vaecausal_jax.convolution``).
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    convolve: Callable[..., Array] = conv
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps (height, width, in) to (height', width', features)."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return self.convolve(x, kernel, stride=self.stride) + bias[None, None, :]
+
+
+class ConvEncoder(nn.Module):
+    """Stride-2 convolutions, then dense layers, ReLU after each."""
+
+    channels: tuple[int, ...]
+    kernel_sizes: tuple[int, ...]
+    dense: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, tape: Tape) -> Array:
+        """Maps an image to a feature vector."""
+        layers = zip(self.channels, self.kernel_sizes, strict=True)
+        for i, (features, size) in enumerate(layers):
+            x = nn.relu(Conv(features, size, 2, name=f"conv{i}")(x))
+            x = tape(f"encoder/conv{i}", x)
+        x = x.reshape(-1)
+        for i, features in enumerate(self.dense):
+            x = tape(f"encoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(x)))
+        return x
+
+
+class ConvDecoder(nn.Module):
+    """Dense layers to a small map, then stride-2 4x4 transposed convolutions, ReLU between."""
+
+    dense: tuple[int, ...]
+    channels: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    head: str
+
+    @nn.compact
+    def __call__(self, z: Array, tape: Tape) -> Array:
+        """Maps a latent vector to the image's logits or means."""
+        height, width, image_channels = self.image_shape
+        down = 2 ** len(self.channels)
+        start = (height // down, width // down, self.channels[0])
+        h = z
+        for i, features in enumerate((*self.dense, start[0] * start[1] * start[2])):
+            h = tape(f"decoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(h)))
+        return _upsample(h.reshape(start), (*self.channels[1:], image_channels), self.head, tape)
+
+
+class MLPEncoder(nn.Module):
+    """Dense layers on the flattened image."""
+
+    dense: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, tape: Tape) -> Array:
+        """Maps an image to a feature vector."""
+        x = x.reshape(-1)
+        for i, features in enumerate(self.dense):
+            x = tape(f"encoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(x)))
+        return x
+
+
+class MLPDecoder(nn.Module):
+    """Dense layers to the flattened image; with no hidden layer, a linear decoder."""
+
+    dense: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    head: str
+
+    @nn.compact
+    def __call__(self, z: Array, tape: Tape) -> Array:
+        """Maps a latent vector to the image's logits or means."""
+        height, width, channels = self.image_shape
+        for i, features in enumerate(self.dense):
+            z = tape(f"decoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(z)))
+        pixels = nn.Dense(height * width * channels, name=self.head)(z)
+        return tape(f"decoder/{self.head}", pixels.reshape(self.image_shape))
+
+
+class GaussianVAE(nn.Module):
+    """A VAE with diagonal Gaussian posterior: ``z = mean + exp(logvar / 2) eps``.
+
+    With ``shared_variance`` the log-variance is one free parameter a latent, the same for all
+    images, as in the linear VAE of Lucas et al. 2019 (arXiv:1911.02469).
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_size: int
+    shared_variance: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Array:
+        """Maps an image and its noise (latent,) to the decoder's outputs."""
+        h = self.encoder(tape("input/image", x), tape)
+        mean = tape("latent/mean", nn.Dense(self.latent_size, name="mean")(h))
+        if self.shared_variance:
+            zeros = nn.initializers.zeros_init()
+            logvar = self.param("logvar", zeros, (self.latent_size,)).astype(mean.dtype)
+        else:
+            logvar = nn.Dense(self.latent_size, name="logvar")(h)
+        logvar = tape("latent/logvar", logvar)
+        z = tape("latent/z", mean + jnp.exp(0.5 * logvar) * eps)
+        return self.decoder(z, tape)
+
+
+class VectorQuantised(nn.Module):
+    """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937): each position takes its nearest code.
+
+    Sites: ``latent/pre`` before quantisation, ``latent/codes`` the code numbers, ``latent/z`` the
+    codes' embeddings. Gradients pass straight through where the code is the natural one; where an
+    intervention chose another, ``z`` does not depend on the encoder and its gradient is zero.
+    """
+
+    channels: tuple[int, ...]
+    decoder_channels: tuple[int, ...]
+    num_codes: int
+    code_size: int
+    image_shape: tuple[int, int, int]
+    head: str
+
+    @nn.compact
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Array:
+        """Maps an image to the decoder's outputs; ``eps`` is empty, the model has no noise."""
+        h = tape("input/image", x)
+        for i, features in enumerate(self.channels):
+            h = nn.relu(Conv(features, 4, 2, name=f"encoder_conv{i}")(h))
+            h = tape(f"encoder/conv{i}", h)
+        pre = tape("latent/pre", nn.Dense(self.code_size, name="to_codes")(h))
+        uniform = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
+        codebook = self.param("codebook", uniform, (self.num_codes, self.code_size))
+        natural = nearest_codes(pre, codebook)
+        codes = tape("latent/codes", natural, unit_axis=None)
+        chosen = codebook.at[codes].get(
+            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+        )
+        # The bracket is exactly zero: it carries the gradient and leaves the value alone.
+        through = jnp.where((codes == natural)[..., None], pre - jax.lax.stop_gradient(pre), 0.0)
+        z = tape("latent/z", jax.lax.stop_gradient(chosen) + through)
+        h = nn.relu(nn.Dense(self.decoder_channels[0], name="from_codes")(z))
+        h = tape("decoder/dense0", h)
+        return _upsample(h, (*self.decoder_channels[1:], self.image_shape[-1]), self.head, tape)
+
+
+def nearest_codes(pre: Array, codebook: Array) -> Array:
+    """Index of the nearest code at each position: (..., dim) and (codes, dim) to (...) int32."""
+    flat = pre.reshape(-1, pre.shape[-1])
+    distances = jnp.sum(codebook**2, axis=1)[None, :] - 2.0 * flat @ codebook.T
+    return jnp.argmin(distances, axis=1).astype(jnp.int32).reshape(pre.shape[:-1])
+
+
+def _upsample(h: Array, features: tuple[int, ...], head: str, tape: Tape) -> Array:
+    """Transposed convolutions, called inside a compact module; the last one is the head."""
+    *hidden, last = features
+    for i, width in enumerate(hidden):
+        h = nn.relu(Conv(width, 4, 2, conv_transpose, name=f"conv{i}")(h))
+        h = tape(f"decoder/conv{i}", h)
+    return tape(f"decoder/{head}", Conv(last, 4, 2, conv_transpose, name=head)(h))

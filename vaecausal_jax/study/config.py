@@ -1,0 +1,260 @@
+"""What a study consists of: its configuration, the named presets, and their JSON form."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+from vaecausal_jax import objectives, pretrained
+from vaecausal_jax.data import Dataset, dsprites_exact, load_dsprites, sprites
+from vaecausal_jax.models import Model, burgess_vae, conv_vae
+from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.training import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One family at one strength.
+
+    Attributes:
+        name: ``vae``, ``beta_vae``, ``factor_vae``, ``beta_tc_vae``, ``dip_vae_i`` or
+            ``dip_vae_ii``; for the data ``pretrained``, the name of a weight file.
+        strength: beta, gamma or lambda_od; a plain VAE has none.
+    """
+
+    name: str
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Everything that determines a study's numbers. Copy one with ``dataclasses.replace``.
+
+    Attributes:
+        name: Title.
+        data: ``sprites`` (rendered), ``dsprites`` (the real file if a path is given, else the exact
+            geometry) or ``pretrained`` (weights of others, no training).
+        families: What to compare.
+        image_size: Height and width.
+        num_seeds: Trained models a family.
+        seed: Root of all randomness.
+        latent_size: Latents.
+        encoder_channels: Stride-2 convolutions of the encoder.
+        encoder_dense: Dense layers of the encoder.
+        decoder_dense: Dense layers of the decoder before its first map.
+        decoder_channels: Channels entering each transposed convolution.
+        num_steps: Gradient steps.
+        record_every: Steps a record of the history.
+        batch_size: Images a step.
+        learning_rate: Adam's, decayed to a tenth by a cosine if ``decay_learning_rate``.
+        decay_learning_rate: Whether it decays.
+        discriminator_widths: FactorVAE's discriminator.
+        discriminator_learning_rate: Its Adam's.
+        num_images: Images for health, strength and dose-response of latents.
+        num_unit_images: Of these, the ones that hidden units are resampled on.
+        num_pairs: Minimal pairs a factor, for patching and mediation.
+        doses: Shifts of a latent, in standard deviations of its aggregate posterior.
+        mediation_outcome: ``logits`` (near linear, nothing saturates) or ``image``.
+    """
+
+    name: str
+    data: str
+    families: tuple[Family, ...]
+    image_size: int = 64
+    num_seeds: int = 4
+    seed: int = 0
+    latent_size: int = 10
+    encoder_channels: tuple[int, ...] = (32, 32, 64, 64)
+    encoder_dense: tuple[int, ...] = (256,)
+    decoder_dense: tuple[int, ...] = (256,)
+    decoder_channels: tuple[int, ...] = (64, 64, 32, 32)
+    num_steps: int = 300_000
+    record_every: int = 1000
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    decay_learning_rate: bool = False
+    discriminator_widths: tuple[int, ...] = (1000,) * 6
+    discriminator_learning_rate: float = 1e-4
+    num_images: int = 256
+    num_unit_images: int = 64
+    num_pairs: int = 32
+    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    mediation_outcome: str = "logits"
+
+
+PRESETS: dict[str, StudyConfig] = {
+    "quick": StudyConfig(
+        name="quick",
+        data="sprites",
+        families=(Family("vae"), Family("beta_vae", 4.0), Family("factor_vae", 10.0)),
+        image_size=32,
+        num_seeds=4,
+        latent_size=8,
+        encoder_channels=(16, 32, 32),
+        encoder_dense=(128,),
+        decoder_dense=(128,),
+        decoder_channels=(32, 32, 16),
+        num_steps=1500,
+        record_every=50,
+        learning_rate=2e-3,
+        decay_learning_rate=True,
+        discriminator_widths=(64, 64, 64),
+        discriminator_learning_rate=1e-3,
+        num_images=128,
+        num_unit_images=48,
+        num_pairs=8,
+    ),
+    "dsprites": StudyConfig(
+        name="dsprites",
+        data="dsprites",
+        families=(Family("vae"), Family("beta_vae", 4.0), Family("factor_vae", 10.0)),
+        num_seeds=8,
+    ),
+    "pretrained": StudyConfig(
+        name="pretrained",
+        data="pretrained",
+        families=tuple(Family(name) for name in pretrained.DSPRITES_FILES),
+        num_seeds=1,
+    ),
+}
+"""Named studies; ``vaecausal study --preset NAME --print-config`` writes one out to edit."""
+
+
+def check_config(config: StudyConfig) -> None:
+    """Raises ValueError for a config that cannot run, before anything starts."""
+    if config.data not in ("sprites", "dsprites", "pretrained"):
+        raise ValueError(unknown_choice("data", config.data, ("sprites", "dsprites", "pretrained")))
+    if config.mediation_outcome not in ("logits", "image"):
+        raise ValueError(
+            unknown_choice("mediation_outcome", config.mediation_outcome, ("logits", "image"))
+        )
+    if not config.families or len({str(f) for f in config.families}) < len(config.families):
+        raise ValueError(f"families must be named once each and not empty: {config.families}.")
+    if config.num_seeds < 1 or config.num_pairs < 2:
+        raise ValueError(
+            f"num_seeds {config.num_seeds} and num_pairs {config.num_pairs} must be at least 1 "
+            "and 2."
+        )
+    if not 2 <= config.num_unit_images <= config.num_images:
+        raise ValueError(
+            f"num_unit_images {config.num_unit_images} must be from 2 to num_images "
+            f"{config.num_images}."
+        )
+    if config.data == "pretrained":
+        for family in config.families:
+            if family.name not in pretrained.DSPRITES_FILES:
+                raise ValueError(unknown_choice("weights", family.name, pretrained.DSPRITES_FILES))
+        return
+    for family in config.families:
+        objective(family, config, 2 * config.batch_size)
+    train_config(config, config.families[0], 2 * config.batch_size)
+
+
+def as_json(config: StudyConfig) -> dict[str, Any]:
+    """The config as JSON values; ``from_json`` reads it back."""
+    return dataclasses.asdict(config)
+
+
+def from_json(values: Mapping[str, Any]) -> StudyConfig:
+    """A config from JSON values.
+
+    Raises:
+        ValueError: An unknown field, with the nearest known one; a missing one.
+    """
+    fields = {field.name for field in dataclasses.fields(StudyConfig)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(unknown_choice("field of a study's config", key, sorted(fields)))
+    if missing := {"name", "data", "families"} - values.keys():
+        raise ValueError(f"a study's config needs {sorted(missing)}.")
+    converted = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    converted["families"] = tuple(Family(**family) for family in values["families"])
+    return StudyConfig(**converted)
+
+
+def read_config(path: str | os.PathLike) -> StudyConfig:
+    """A config from a JSON file.
+
+    Raises:
+        ValueError: No such file, not JSON, or not a study's config.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"no config file {path}; `vaecausal study --print-config` prints one.")
+    try:
+        values = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}, expected an object of fields.")
+    return from_json(values)
+
+
+def objective(family: Family, config: StudyConfig, num_data: int) -> objectives.Objective:
+    """The training objective of a family."""
+    makers: dict[str, Callable[[], objectives.Objective]] = {
+        "vae": objectives.vae,
+        "beta_vae": lambda: objectives.beta_vae(family.strength),
+        "factor_vae": lambda: objectives.factor_vae(
+            family.strength,
+            widths=config.discriminator_widths,
+            learning_rate=config.discriminator_learning_rate,
+        ),
+        "beta_tc_vae": lambda: objectives.beta_tc_vae(family.strength, num_data),
+        "dip_vae_i": lambda: objectives.dip_vae_i(family.strength),
+        "dip_vae_ii": lambda: objectives.dip_vae_ii(family.strength),
+    }
+    if family.name not in makers:
+        raise ValueError(unknown_choice("family", family.name, makers))
+    return makers[family.name]()
+
+
+def dataset(config: StudyConfig, data_path: str | None) -> Dataset:
+    """The images of a study."""
+    if config.data == "sprites":
+        return sprites(config.image_size)
+    if config.data == "dsprites" and data_path is not None:
+        return load_dsprites(data_path)
+    return dsprites_exact()
+
+
+def network(config: StudyConfig, data: Dataset) -> Model:
+    """The architecture that all families of a study share."""
+    if config.data == "pretrained":
+        return burgess_vae(data.image_shape)
+    return conv_vae(
+        data.image_shape,
+        latent_size=config.latent_size,
+        encoder_channels=config.encoder_channels,
+        encoder_dense=config.encoder_dense,
+        decoder_dense=config.decoder_dense,
+        decoder_channels=config.decoder_channels,
+    )
+
+
+def train_config(config: StudyConfig, family: Family, num_data: int, model: Model | None = None):
+    """The trainer's configuration of one family."""
+    rate: Any = config.learning_rate
+    if config.decay_learning_rate:
+        rate = optax.cosine_decay_schedule(rate, config.num_steps, alpha=0.1)
+    if model is None:
+        model = conv_vae((config.image_size, config.image_size, 1))
+    return TrainConfig(
+        model,
+        objective(family, config, num_data),
+        optax.adam(rate),
+        config.num_steps,
+        config.batch_size,
+        config.record_every,
+    )
+
+
+def family_title(family: Family) -> str:
+    """Name with strength, such as ``beta_vae_4``."""
+    if family.name == "vae":
+        return "vae"
+    return f"{family.name}_{family.strength:g}"

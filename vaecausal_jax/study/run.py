@@ -1,0 +1,166 @@
+"""Runs a study from nothing to its tables; stops and resumes."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from vaecausal_jax import pretrained, report, store
+from vaecausal_jax.checkpoint import train_resumably
+from vaecausal_jax.data import Dataset, num_images
+from vaecausal_jax.models import Model
+from vaecausal_jax.study.config import (
+    StudyConfig,
+    as_json,
+    check_config,
+    dataset,
+    family_title,
+    network,
+    train_config,
+)
+from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
+from vaecausal_jax.study.tables import Trained, effect_tables, estimate_all, summarise
+from vaecausal_jax.training import diagnose, fastest_over_seeds
+
+Progress = Callable[[str, int, int], None]
+Arrays = dict[str, np.ndarray]
+
+
+class Study(NamedTuple):
+    """A finished study.
+
+    Attributes:
+        config: What was asked.
+        summary: Every table; estimates as ``Estimate``.
+        effects: All estimates as one labelled data set, as in ``effects.zarr``.
+        model: The architecture that all models share.
+        params: Their parameters, stacked: seeds of the first family, then of the second, ...
+    """
+
+    config: StudyConfig
+    summary: dict[str, Any]
+    effects: xr.Dataset
+    model: Model
+    params: Any
+
+
+def run_study(
+    config: StudyConfig,
+    folder: str | os.PathLike,
+    *,
+    data_path: str | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Study:
+    """Trains what is not trained, measures what is not measured, and writes the tables.
+
+    Args:
+        config: A preset, or your own.
+        folder: Where everything goes: ``checkpoints/``, ``parts/``, ``summary.json``,
+            ``effects.zarr``, ``figures/``, ``report.html``. A folder of another config is refused.
+        data_path: The dSprites archive, or the folder of pretrained weights.
+        progress: Called as (what, done, total) while work goes on.
+
+    Raises:
+        ValueError: A config that cannot run, before anything starts; a folder of another study.
+    """
+    check_config(config)
+    data = dataset(config, data_path)
+    parts = store.Parts(folder, spec={"config": as_json(config), "data": str(data_path or "")})
+    trained = train_all(config, data, data_path, folder, progress)
+    inputs = make_inputs(config, data, trained.model)
+    arrays = measure_all(config, trained, inputs, parts, progress)
+    progress("write tables and report", 0, 1)
+    pictures = {
+        "originals": np.asarray(inputs.x[:8]),
+        "reconstructions": arrays["health"]["reconstructed"],
+        "traversals": arrays["traversal"]["images"],
+        "histories": trained.histories,
+    }
+    estimates = estimate_all(config, data, arrays)
+    summary = summarise(config, data, trained, arrays, estimates)
+    tables = effect_tables(config, data, trained, arrays, estimates)
+    store.write_json(folder, "summary.json", summary)
+    store.write_effects(folder, tables)
+    report.write_report(folder, store.read_json(folder, "summary.json"), tables, pictures)
+    progress("write tables and report", 1, 1)
+    return Study(config, summary, tables, trained.model, trained.params)
+
+
+def train_all(
+    config: StudyConfig,
+    data: Dataset,
+    data_path: str | None,
+    folder: str | os.PathLike,
+    progress: Progress,
+) -> Trained:
+    """Trains every family over its seeds, or loads the pretrained weights."""
+    model = network(config, data)
+    if config.data == "pretrained":
+        names = [family.name for family in config.families]
+        params = [pretrained.load_dsprites_vae(data_path, name) for name in names]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        return Trained(model, stacked, [(n, 0) for n in names], ["ok"] * len(names), {})
+    keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+    params, labels, verdicts, histories = [], [], [], {}
+    for family in config.families:
+        title = family_title(family)
+        spec = {**as_json(config), "families": dataclasses.asdict(family)}
+        for irrelevant in (
+            "name",
+            "num_images",
+            "num_unit_images",
+            "num_pairs",
+            "doses",
+            "mediation_outcome",
+        ):
+            del spec[irrelevant]
+        state, history = train_resumably(
+            train_config(config, family, num_images(data), model),
+            keys,
+            data,
+            store.checkpoint_folder(folder, title),
+            spec=spec,
+            progress=functools.partial(progress, f"train {title}"),
+        )
+        params.append(state.params)
+        labels += [(title, seed) for seed in range(config.num_seeds)]
+        verdicts += diagnose(history, config.record_every)
+        histories[title] = history
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *params)
+    return Trained(model, stacked, labels, verdicts, histories)
+
+
+def measure_all(
+    config: StudyConfig, trained: Trained, inputs: Inputs, parts: store.Parts, progress: Progress
+) -> dict[str, Arrays]:
+    """Runs every measurement on every model, reading back what was already finished.
+
+    Programs are compiled ahead on two threads while others run.
+    """
+    todo = measurements(config, trained.model)
+    arrays = {name: found for name in todo if (found := parts.read(name)) is not None}
+    missing = [name for name in todo if name not in arrays]
+    over_models = fastest_over_seeds()
+
+    def compiled(name: str):
+        return jax.jit(over_models(todo[name])).lower(trained.params, inputs).compile()
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        programs = {name: pool.submit(compiled, name) for name in missing}
+        try:
+            for name in missing:
+                progress(f"measure: {name}", len(arrays), len(todo))
+                run = programs.pop(name).result()
+                arrays[name] = jax.tree.map(np.asarray, run(trained.params, inputs))
+                parts.write(name, arrays[name])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    progress("measure: done", len(todo), len(todo))
+    return {name: arrays[name] for name in todo}

@@ -1,0 +1,248 @@
+"""Training: the step loop inside ``lax.scan``, many seeds in one program.
+
+``make_train(config)`` returns a pure ``train(key, data)``. The same steps are also had in pieces
+(``make_trainer``: ``init`` and ``advance``), which is how a long run is checkpointed: a state that
+is advanced twice equals, bit for bit, one that was saved, restored and then advanced.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from vaecausal_jax.data.dataset import Dataset, sample_images
+from vaecausal_jax.models.model import Model
+from vaecausal_jax.objectives import Objective
+from vaecausal_jax.sites import Array
+
+ACTIVE_KL = 0.01
+"""A latent is active where its mean KL exceeds this many nats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What to train and for how long.
+
+    Attributes:
+        model: Network and shapes.
+        objective: Family and strength.
+        optimizer: Optax transformation of the model's gradients.
+        num_steps: Gradient steps, a multiple of ``record_every``.
+        batch_size: Images a step, drawn with replacement.
+        record_every: Loss terms are averaged over this many steps and recorded.
+    """
+
+    model: Model
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    num_steps: int
+    batch_size: int = 64
+    record_every: int = 100
+
+    def __post_init__(self):
+        if self.num_steps < 1 or self.record_every < 1 or self.batch_size < 1:
+            raise ValueError(
+                "num_steps, record_every and batch_size must be positive, got "
+                f"{self.num_steps}, {self.record_every} and {self.batch_size}."
+            )
+        if self.num_steps % self.record_every:
+            nearest = max(1, round(self.num_steps / self.record_every)) * self.record_every
+            raise ValueError(
+                f"num_steps {self.num_steps} is no multiple of record_every {self.record_every}; "
+                f"the nearest is {nearest}."
+            )
+
+
+class TrainState(NamedTuple):
+    """Everything needed to go on.
+
+    Attributes:
+        params: The model's parameters.
+        optimizer_state: Optax state.
+        objective_state: Discriminator, moving averages, or ().
+        key: Typed PRNG key of the run; step keys are folded from it.
+        step: Number of steps done, int32.
+    """
+
+    params: Any
+    optimizer_state: Any
+    objective_state: Any
+    key: Array
+    step: Array
+
+
+class Trainer(NamedTuple):
+    """Training in pieces.
+
+    Attributes:
+        init: key to TrainState.
+        advance: (state, data, num_records) to (state, history); ``num_records`` is static, each
+            record is ``record_every`` steps, history leaves have a leading axis of records.
+    """
+
+    init: Callable[[Array], TrainState]
+    advance: Callable[[TrainState, Any, int], tuple[TrainState, dict[str, Array]]]
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """Builds ``init`` and ``advance`` for one seed; neither is jitted."""
+    model, objective, optimizer = config.model, config.objective, config.optimizer
+    likelihood = objective.likelihood
+    if likelihood is not None and f"decoder/{likelihood.head}" not in model.sites:
+        raise ValueError(
+            f"{objective.name} reads the outputs as a {likelihood.name} likelihood, but the model "
+            f"ends in {list(model.sites)[-1]!r}: build it with head={likelihood.head!r}."
+        )
+
+    def init(key: Array) -> TrainState:
+        run_key, params_key, objective_key = jax.random.split(key, 3)
+        params = model.init(params_key)
+        return TrainState(
+            params,
+            optimizer.init(params),
+            objective.init(objective_key, params),
+            run_key,
+            jnp.zeros((), jnp.int32),
+        )
+
+    def loss_fn(params, state, images, eps, key):
+        trace = jax.vmap(model.forward, in_axes=(None, 0, 0))(params, images, eps)
+        loss, terms = objective.loss(params, state, trace, images, key)
+        return loss, (trace, terms)
+
+    def step(state: TrainState, data) -> tuple[TrainState, dict[str, Array]]:
+        step_key = jax.random.fold_in(state.key, state.step)
+        batch_key, noise_key, objective_key = jax.random.split(step_key, 3)
+        images = draw_batch(batch_key, data, config.batch_size)
+        eps = jax.random.normal(noise_key, (config.batch_size, *model.noise_shape))
+        (loss, (trace, terms)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.objective_state, images, eps, objective_key
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, objective_state, more = objective.update(
+            params, state.objective_state, trace, images, objective_key
+        )
+        state = TrainState(params, optimizer_state, objective_state, state.key, state.step + 1)
+        return state, {"loss": loss, **terms, **more}
+
+    def advance(state: TrainState, data, num_records: int):
+        def record(state, _):
+            state, terms = jax.lax.scan(
+                lambda s, _: step(s, data), state, length=config.record_every
+            )
+            return state, jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), terms)
+
+        return jax.lax.scan(record, state, length=num_records)
+
+    return Trainer(init, advance)
+
+
+def make_train(config: TrainConfig) -> Callable[[Array, Any], tuple[TrainState, dict[str, Array]]]:
+    """Returns ``train(key, data) -> (state, history)``, pure, for one seed.
+
+    ``data`` is a ``Dataset`` or an array of images (images, height, width, channels), uint8 or
+    float in [0, 1]. ``history`` maps each loss term to its mean over every ``record_every`` steps:
+    shape (records,), or (records, latents) for ``kl_per_latent``.
+    """
+    trainer = make_trainer(config)
+
+    def train(key: Array, data: Any):
+        state = trainer.init(key)
+        return trainer.advance(state, data, config.num_steps // config.record_every)
+
+    return train
+
+
+def draw_batch(key: Array, data: Dataset | Array, num: int) -> Array:
+    """Draws images with replacement: float32 in [0, 1], (num, height, width, channels)."""
+    if not isinstance(data, jax.Array | np.ndarray):
+        return sample_images(key, data, num)
+    rows = jnp.asarray(data)[jax.random.randint(key, (num,), 0, data.shape[0])]
+    if jnp.issubdtype(rows.dtype, jnp.integer):
+        return rows.astype(jnp.float32) / 255.0
+    return rows
+
+
+def map_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs seeds one after another in one program: ``run(seed_argument, data)`` over axis 0."""
+    return lambda seeds, data: jax.lax.map(lambda seed: run(seed, data), seeds)
+
+
+def vmap_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs all seeds at once, batched: ``run(seed_argument, data)`` over axis 0."""
+    return jax.vmap(run, in_axes=(0, None))
+
+
+def shard_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Spreads seeds over the devices, one after another on each.
+
+    Needs a number of seeds that the number of devices divides, else as many devices are used as
+    divide it.
+    """
+
+    def over_devices(seeds, data):
+        num_seeds = jax.tree.leaves(seeds)[0].shape[0]
+        devices = jax.devices()
+        count = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
+        if count == 1:
+            return map_seeds(run)(seeds, data)
+        mesh = Mesh(np.array(devices[:count]), ("seed",))
+        spec = PartitionSpec("seed")
+        return jax.shard_map(
+            map_seeds(run),
+            mesh=mesh,
+            in_specs=(spec, PartitionSpec()),
+            out_specs=spec,
+            check_vma=False,
+        )(seeds, data)
+
+    return over_devices
+
+
+def fastest_over_seeds() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The way over seeds that measured fastest on this backend (``benchmarks/training.py``)."""
+    return shard_seeds if jax.default_backend() == "cpu" else vmap_seeds
+
+
+def diagnose(history: dict[str, Any], record_every: int) -> list[str]:
+    """Says of each seed whether its run may be used.
+
+    Args:
+        history: Terms with leading axes (seeds, records), as from a seeded ``train``.
+        record_every: Steps a record.
+
+    Returns:
+        One string a seed: ``"ok"``, or a sentence that begins with ``"diverged"`` (a loss that is
+        not finite) or ``"collapsed"`` (no latent carries ``ACTIVE_KL`` nats; or one code for all).
+
+    Raises:
+        ValueError: A history without the axis of seeds.
+    """
+    loss = np.asarray(history["loss"])
+    if loss.ndim != 2:
+        raise ValueError(f"expected a history of (seeds, records), got shape {loss.shape}.")
+    verdicts = []
+    for seed in range(loss.shape[0]):
+        bad = np.flatnonzero(~np.isfinite(loss[seed]))
+        if bad.size:
+            verdicts.append(
+                f"diverged: the loss is not finite by step {(bad[0] + 1) * record_every}"
+            )
+        elif (
+            "kl_per_latent" in history
+            and (kl := np.asarray(history["kl_per_latent"])[seed, -1]).max() < ACTIVE_KL
+        ):
+            verdicts.append(f"collapsed: no latent above {ACTIVE_KL} nats (largest {kl.max():.2g})")
+        elif (
+            "code_entropy" in history and np.asarray(history["code_entropy"])[seed, -1] < ACTIVE_KL
+        ):
+            verdicts.append("collapsed: all positions share one code")
+        else:
+            verdicts.append("ok")
+    return verdicts
