@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -37,9 +38,15 @@ def save(folder: str | os.PathLike, step: int, tree: Any, spec: Mapping[str, Any
     folder = pathlib.Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(step)
+    (folder / f"{step}.json").unlink(missing_ok=True)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(target, tree, force=True)
-    manifest = {"spec": dict(spec), "versions": versions(), "files": _digests(target)}
+    manifest = {
+        "spec": dict(spec),
+        "versions": versions(),
+        "arrays": _kinds(tree),
+        "files": _digests(target),
+    }
     _write_atomically(folder / f"{step}.json", json.dumps(manifest, indent=1))
     for old in _complete_steps(folder)[:-KEEP]:
         (folder / f"{old}.json").unlink()
@@ -53,7 +60,7 @@ def latest_step(folder: str | os.PathLike) -> int | None:
 
 
 def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> Any:
-    """Reads the last complete checkpoint.
+    """Reads the last complete checkpoint, on any number of devices.
 
     Args:
         folder: Where the run's checkpoints live.
@@ -61,33 +68,30 @@ def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> An
         spec: What is about to be continued; must equal what was saved.
 
     Returns:
-        The tree, as arrays.
+        The tree, as arrays that are bound to no device.
 
     Raises:
         ValueError: No checkpoint; one of another spec, with the difference; a file missing,
-            truncated or altered, by name; other shapes than ``like``.
+            truncated or altered, by name; another structure, shape or dtype than ``like``.
     """
     folder = pathlib.Path(folder).absolute()
     step = latest_step(folder)
     if step is None:
         raise ValueError(f"no complete checkpoint in {folder}.")
-    manifest_path, target = folder / f"{step}.json", folder / str(step)
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        saved_spec, files = manifest["spec"], manifest["files"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    target, advice = folder / str(step), _advice(folder, step)
+    saved_spec, arrays, files = _read_manifest(folder / f"{step}.json", advice)
+    if difference := _difference(saved_spec, json.loads(json.dumps(dict(spec)))):
         raise ValueError(
-            f"{manifest_path} is not a manifest of vaecausal_jax ({error!r}). {_advice(folder)}"
-        ) from error
-    _check_spec(target, saved_spec, json.loads(json.dumps(dict(spec))), folder)
-    _check_files(target, files, folder)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(target, jax.tree.map(_abstract, like))
-    except (ValueError, KeyError, TypeError) as error:
+            f"checkpoint {target} belongs to another run ({difference}). Use another output folder "
+            f"than {folder}, or the saved settings."
+        )
+    if difference := _difference(arrays, _kinds(like)):
         raise ValueError(
-            f"checkpoint {target} holds other arrays than expected: {error} {_advice(folder)}"
-        ) from error
+            f"checkpoint {target} holds other arrays than expected ({difference}). {advice}"
+        )
+    _check_files(target, files, advice)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return jax.tree.map(_unbound, checkpointer.restore(target, jax.tree.map(_abstract, like)))
 
 
 def train_resumably(
@@ -181,37 +185,65 @@ def _write_atomically(path: pathlib.Path, text: str) -> None:
     partial.replace(path)
 
 
-def _check_files(target: pathlib.Path, files: Mapping[str, Any], folder: pathlib.Path) -> None:
+def _read_manifest(path: pathlib.Path, advice: str) -> tuple[dict[str, Any], ...]:
+    try:
+        manifest = json.loads(path.read_text())
+        parts = tuple(manifest[name] for name in ("spec", "arrays", "files"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a manifest of vaecausal_jax ({type(error).__name__}: {error}). {advice}"
+        ) from error
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{path} is not a manifest of vaecausal_jax. {advice}")
+    return parts
+
+
+def _check_files(target: pathlib.Path, files: Mapping[str, Any], advice: str) -> None:
     for name, (size, digest) in files.items():
         path = target / name
         if not path.is_file():
-            raise ValueError(f"checkpoint file {path} is missing. {_advice(folder)}")
+            raise ValueError(f"checkpoint file {path} is missing. {advice}")
         if path.stat().st_size != size:
             raise ValueError(
                 f"checkpoint file {path} has {path.stat().st_size} bytes, expected {size}: "
-                f"truncated or overwritten. {_advice(folder)}"
+                f"truncated or overwritten. {advice}"
             )
         if _sha256(path) != digest:
             raise ValueError(
-                f"checkpoint file {path} is altered: its sha256 differs from the manifest. "
-                + _advice(folder)
+                f"checkpoint file {path} is altered: its sha256 differs from the manifest. {advice}"
             )
 
 
-def _check_spec(target: pathlib.Path, saved: Any, given: Any, folder: pathlib.Path) -> None:
-    if saved == given:
-        return
+def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     keys = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key))
-    differences = "; ".join(f"{k}: saved {saved.get(k)!r}, given {given.get(k)!r}" for k in keys)
-    raise ValueError(
-        f"checkpoint {target} belongs to another run ({differences}). Use another output folder "
-        f"than {folder}, or the saved settings."
-    )
+    return "; ".join(f"{k}: saved {saved.get(k)!r}, given {given.get(k)!r}" for k in keys)
 
 
-def _advice(folder: pathlib.Path) -> str:
+def _advice(folder: pathlib.Path, step: int) -> str:
+    if earlier := [other for other in _complete_steps(folder) if other < step]:
+        return f"Delete {folder / f'{step}.json'} to go on from step {earlier[-1]}."
     return f"Delete {folder} to start this run afresh."
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+def _kinds(tree: Any) -> dict[str, str]:
+    """Type and shape of every leaf by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    # With a sharding of its own, else Orbax asks for the very devices that it was saved from.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+
+def _unbound(leaf: Any) -> Any:
+    """The same array without a device of its own, so that a program may spread it over many."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers = jnp.asarray(np.asarray(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    return jnp.asarray(np.asarray(leaf))

@@ -3,15 +3,14 @@
 One sweep gives the per-image numbers; the named statistics are means or ratios of them.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vaecausal_jax.interventions import combine, patch, shift_by
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
-from vaecausal_jax.sweeps import sweep
+from vaecausal_jax.interventions import patch
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sweeps import Rows, patch_units
 
 
 class UnitEffects(NamedTuple):
@@ -29,22 +28,6 @@ class UnitEffects(NamedTuple):
     distance: Array
     spread: Array
     num_outputs: int
-
-
-def unit_part(site: Site) -> Callable[[Array], dict[str, Array]]:
-    """Selects unit ``i``; the default part of a site with units."""
-    del site
-    return lambda index: {"unit": index}
-
-
-def position_part(site: Site) -> Callable[[Array], dict[str, Any]]:
-    """Selects position ``i`` in row-major order; the default part of a site of VQ codes."""
-    lengths = [length for axis, length in enumerate(site.shape) if axis != site.unit_axis]
-
-    def select(index):
-        return {"position": tuple(jnp.unravel_index(index, lengths))}
-
-    return select
 
 
 def resample_effects(
@@ -81,30 +64,15 @@ def resample_effects(
     Returns:
         Effects of every unit, or of every position where the site has no units.
     """
-    site = sites[name]
-    part = unit_part(site) if site.unit_axis is not None else position_part(site)
-    num_parts = site.num_units or site.num_positions
-
-    def held(row):
-        return {} if base is None else patch(sites, name, row)
-
-    def intervene(index, context):
-        row, donor_row = context
-        return combine(held(row), patch(sites, name, donor_row, **part(index)))
-
-    rows = donor if base is None else base
-    return _effects(
-        forward,
-        params,
-        x,
-        eps,
-        jnp.arange(num_parts),
-        (rows, donor),
-        held,
-        intervene,
-        outcome,
-        chunk,
-    )
+    for word, values in (("donor", donor), ("base", base)):
+        if values is not None and values.shape[1:] != sites[name].shape:
+            raise ValueError(
+                f"at site {name!r}: {word} has shape {values.shape[1:]}, expected "
+                f"{sites[name].shape}, after its axis of images."
+            )
+    natural, y = _clean(forward, params, sites, name, x, eps, base, outcome)
+    rows = Rows(x, eps, natural, donor)
+    return _effects(forward, params, sites, name, rows, y, outcome, chunk)
 
 
 def shift_effects(
@@ -139,14 +107,10 @@ def shift_effects(
             f"({site.num_units},)."
         )
 
-    def intervene(point, context):
-        unit, amount = point
-        return shift_by(sites, name, amount, unit=unit)
-
-    points = jnp.arange(site.num_units), dose
-    return _effects(
-        forward, params, x, eps, points, (x,), lambda row: {}, intervene, outcome, chunk
-    )
+    natural, y = _clean(forward, params, sites, name, x, eps, None, outcome)
+    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
+    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along))
+    return _effects(forward, params, sites, name, rows, y, outcome, chunk)
 
 
 def output_spread(outcomes: Array) -> Array:
@@ -198,16 +162,24 @@ def active_units(means: Array, threshold: float = 0.01) -> Array:
     return jnp.var(means, axis=0) > threshold
 
 
-def _effects(forward, params, x, eps, points, rows, held, intervene, outcome, chunk) -> UnitEffects:
-    def clean(image, noise, *row):
-        return outcome(forward(params, image, noise, held(row[0])))
+def _clean(forward, params, sites, name, x, eps, base, outcome) -> tuple[Array, Array]:
+    """The site's values that are intervened on, natural ones if base is None, and the outcomes."""
 
-    natural = jax.vmap(clean)(x, eps, *rows)
+    def natural_run(image, noise):
+        trace = forward(params, image, noise, {})
+        return trace.activations[name], outcome(trace)
 
-    def run(point, context):
-        image, noise, y, row = context
-        patched = outcome(forward(params, image, noise, intervene(point, row)))
-        return jnp.sum((patched - y) ** 2)
+    def held_run(image, noise, value):
+        return outcome(forward(params, image, noise, patch(sites, name, value)))
 
-    squared = sweep(run, points, (x, eps, natural, rows), chunk=chunk)
-    return UnitEffects(squared, jnp.sqrt(squared), output_spread(natural), natural[0].size)
+    if base is None:
+        return jax.vmap(natural_run)(x, eps)
+    return base, jax.vmap(held_run)(x, eps, base)
+
+
+def _effects(forward, params, sites, name, rows, y, outcome, chunk) -> UnitEffects:
+    def reduce(patched: Array) -> Array:
+        return jnp.sum((patched - y) ** 2, axis=tuple(range(1, y.ndim)))
+
+    squared = patch_units(forward, params, sites, name, rows, reduce, outcome=outcome, chunk=chunk)
+    return UnitEffects(squared, jnp.sqrt(squared), output_spread(y), y[0].size)

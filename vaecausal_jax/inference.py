@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from scipy import special
 
 from vaecausal_jax.sites import Array
@@ -63,7 +64,7 @@ def poisson_weights(key: Array, num_replicates: int, num_samples: int) -> Array:
 
 def bootstrap_mean(
     key: Array,
-    samples: Array,
+    samples: ArrayLike,
     *,
     intervention: str,
     null: float = 0.0,
@@ -94,8 +95,8 @@ def bootstrap_mean(
 
 def bootstrap_ratio(
     key: Array,
-    numerator: Array,
-    denominator: Array,
+    numerator: ArrayLike,
+    denominator: ArrayLike,
     *,
     intervention: str,
     null: float = 0.0,
@@ -118,6 +119,7 @@ def bootstrap_ratio(
         ValueError: Fewer than two images, shapes that do not match, or a level outside (0, 1).
     """
     _check_level(level)
+    numerator, denominator = jnp.asarray(numerator), jnp.asarray(denominator)
     if numerator.shape[-1] != denominator.shape[-1] or numerator.shape[-1] < 2:
         raise ValueError(
             f"numerator {numerator.shape} and denominator {denominator.shape} need the same, at "
@@ -147,7 +149,7 @@ def bootstrap_ratio(
 
 
 def over_seeds(
-    values: Array,
+    values: ArrayLike,
     *,
     num_inputs: int,
     intervention: str,
@@ -170,20 +172,20 @@ def over_seeds(
         ValueError: No leading axis of at least one seed, or a level outside (0, 1).
     """
     _check_level(level)
-    values = np.asarray(values)
-    if values.shape[:1] in {(), (0,)}:
-        raise ValueError(f"values has shape {values.shape}, expected (seeds, ...), one or more.")
-    num_seeds = values.shape[0]
-    mean = values.mean(axis=0)
+    by_seed = np.asarray(values)
+    if by_seed.shape[:1] in {(), (0,)}:
+        raise ValueError(f"values has shape {by_seed.shape}, expected (seeds, ...), one or more.")
+    num_seeds = by_seed.shape[0]
+    mean = by_seed.mean(axis=0)
     if num_seeds > 1:
         quantile = special.stdtrit(num_seeds - 1, 0.5 + level / 2)
-        half = quantile * values.std(axis=0, ddof=1) / np.sqrt(num_seeds)
+        half = quantile * by_seed.std(axis=0, ddof=1) / np.sqrt(num_seeds)
     else:
         half = np.full_like(mean, np.nan)
     return Estimate(
-        mean,
-        mean - half,
-        mean + half,
+        np.asarray(mean),
+        np.asarray(mean - half),
+        np.asarray(mean + half),
         null,
         num_inputs,
         num_seeds,

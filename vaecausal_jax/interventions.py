@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from vaecausal_jax.sites import Array, Site, Sites, as_steps
 
@@ -423,8 +424,9 @@ def combine(*interventions: Interventions) -> Interventions:
     joined: dict[str, Any] = {}
     for mapping in interventions:
         for name, intervention in mapping.items():
-            steps = (*as_steps(name, joined.get(name, ())), *as_steps(name, intervention))
-            joined[name] = steps if len(steps) > 1 else steps[0]
+            before = as_steps(name, joined[name]) if name in joined else ()
+            steps = (*before, *as_steps(name, intervention))
+            joined[name] = _single_or_all(steps)
     return joined
 
 
@@ -437,7 +439,7 @@ def as_affine(interventions: Interventions) -> Interventions:
         return Affine(step.mask, jnp.zeros((), step.value.dtype), step.value)
 
     rewritten = {n: tuple(map(rewrite, as_steps(n, i))) for n, i in interventions.items()}
-    return {n: steps if len(steps) > 1 else steps[0] for n, steps in rewritten.items()}
+    return {name: _single_or_all(steps) for name, steps in rewritten.items()}
 
 
 def stack(interventions: Sequence[Interventions]) -> Interventions:
@@ -544,6 +546,10 @@ def _affine(
     return {name: Affine(mask, scale, shift)}
 
 
+def _single_or_all(steps: tuple[Any, ...]) -> Any:
+    return steps if len(steps) > 1 else next(iter(steps), ())
+
+
 def _describe(interventions: Interventions) -> str:
     return ", ".join(
         f"{name}: {'+'.join(type(step).__name__ for step in as_steps(name, i))}"
@@ -559,7 +565,7 @@ def _poison(value: Array, valid: Array) -> Array:
 
 def _concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None while it is traced."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return None if isinstance(value, Tracer) else np.asarray(value)
 
 
 def _check_index(name: str, word: str, index: Any, size: int) -> Array:

@@ -133,6 +133,9 @@ def factor_vae(
         weights = discriminator.init(key, jnp.zeros((1, latent_size)))["params"]
         return weights, optimizer.init(weights)
 
+    def discriminate(weights, z) -> Array:
+        return jnp.asarray(discriminator.apply({"params": weights}, z))
+
     def split(trace, images):
         if not second_batch:
             return trace, images, trace.activations["latent/z"]
@@ -146,7 +149,7 @@ def factor_vae(
         trace, images, _ = split(trace, images)
         reconstruction, kl, terms = _elbo(likelihood, trace, images)
         weights, _ = state
-        logits = discriminator.apply({"params": weights}, trace.activations["latent/z"])
+        logits = discriminate(weights, trace.activations["latent/z"])
         tc = jnp.mean(logits[:, 0] - logits[:, 1])
         return reconstruction + kl + gamma * tc, {**terms, "tc": tc}
 
@@ -157,8 +160,8 @@ def factor_vae(
         weights, optimizer_state = state
 
         def cross_entropy(weights):
-            log_real = jax.nn.log_softmax(discriminator.apply({"params": weights}, real))
-            log_permuted = jax.nn.log_softmax(discriminator.apply({"params": weights}, permuted))
+            log_real = jax.nn.log_softmax(discriminate(weights, real))
+            log_permuted = jax.nn.log_softmax(discriminate(weights, permuted))
             return -0.5 * (jnp.mean(log_real[:, 0]) + jnp.mean(log_permuted[:, 1]))
 
         value, gradient = jax.value_and_grad(cross_entropy)(weights)

@@ -57,8 +57,11 @@ def from_burgess(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
         ValueError: An array that is missing or of another shape.
     """
-    for layer, shape in _SHAPES.items():
-        for name, expected in ((f"{layer}.weight", shape), (f"{layer}.bias", _bias_shape(layer))):
+    for prefix, shape in _SHAPES.items():
+        for name, expected in (
+            (f"{prefix}.weight", shape),
+            (f"{prefix}.bias", _bias_shape(prefix)),
+        ):
             if name not in arrays:
                 raise ValueError(f"no array {name!r} among {sorted(arrays)}.")
             if arrays[name].shape != expected:

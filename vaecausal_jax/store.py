@@ -34,7 +34,10 @@ class Parts:
         path = self._folder / "spec.json"
         spec = json.loads(json.dumps(spec))
         if path.exists():
-            saved = json.loads(path.read_text())
+            try:
+                saved = json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged ({error}). Delete {self._folder}.") from error
             if difference := _difference(saved, spec):
                 raise ValueError(
                     f"{folder} holds another study: {difference}. Choose another output folder, "
@@ -55,7 +58,7 @@ class Parts:
         try:
             with np.load(path) as arrays:
                 return dict(arrays)
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
             raise ValueError(
                 f"{path} is damaged ({error}). Delete it, and it is measured again."
             ) from error
@@ -64,8 +67,9 @@ class Parts:
         """Keeps the arrays of a part."""
         path = self._path(name)
         partial = path.with_suffix(".partial")
+        entries: dict[str, Any] = {key: np.asarray(value) for key, value in arrays.items()}
         with partial.open("wb") as file:
-            np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})
+            np.savez(file, **entries)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

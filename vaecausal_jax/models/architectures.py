@@ -53,10 +53,10 @@ def conv_vae(
     _check_divides(image_shape, len(decoder_channels), "decoder_channels")
     network = GaussianVAE(
         ConvEncoder(tuple(encoder_channels), tuple(kernels), tuple(encoder_dense)),
-        ConvDecoder(tuple(decoder_dense), tuple(decoder_channels), tuple(image_shape), head),
+        ConvDecoder(tuple(decoder_dense), tuple(decoder_channels), _triple(image_shape), head),
         latent_size,
     )
-    return Model(network, tuple(image_shape), (latent_size,))
+    return Model(network, _triple(image_shape), (latent_size,))
 
 
 def burgess_vae(
@@ -89,10 +89,10 @@ def mlp_vae(
     """A fully connected VAE with ReLU layers."""
     network = GaussianVAE(
         MLPEncoder(tuple(encoder_dense)),
-        MLPDecoder(tuple(decoder_dense), tuple(image_shape), head),
+        MLPDecoder(tuple(decoder_dense), _triple(image_shape), head),
         latent_size,
     )
-    return Model(network, tuple(image_shape), (latent_size,))
+    return Model(network, _triple(image_shape), (latent_size,))
 
 
 def linear_vae(data_size: int, *, latent_size: int) -> Model:
@@ -132,10 +132,16 @@ def vq_vae(
         tuple(decoder_channels),
         num_codes,
         code_size,
-        tuple(image_shape),
+        _triple(image_shape),
         head,
     )
-    return Model(network, tuple(image_shape), (0,))
+    return Model(network, _triple(image_shape), (0,))
+
+
+def _triple(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The same as a tuple: lists are accepted, but a model must be hashable."""
+    height, width, channels = image_shape
+    return height, width, channels
 
 
 def _check_divides(image_shape: tuple[int, int, int], depth: int, word: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,20 +120,29 @@ PRESETS: dict[str, StudyConfig] = {
         data="pretrained",
         families=tuple(Family(name) for name in pretrained.DSPRITES_FILES),
         num_seeds=1,
+        num_images=128,
+        num_unit_images=40,
+        num_pairs=12,
     ),
 }
 """Named studies; ``vaecausal study --preset NAME --print-config`` writes one out to edit."""
 
 
-def check_config(config: StudyConfig) -> None:
-    """Raises ValueError for a config that cannot run, before anything starts."""
+def check_config(config: StudyConfig, data_path: str | None = None) -> None:
+    """Raises ValueError for a config, or data for it, that cannot run, before anything starts."""
+    if config.data == "pretrained" and data_path is None:
+        raise ValueError("data 'pretrained' needs --data DIR, the folder of weights (npz).")
+    if config.data == "sprites" and data_path is not None:
+        raise ValueError(f"data 'sprites' is rendered and takes no --data, got {data_path}.")
     if config.data not in ("sprites", "dsprites", "pretrained"):
         raise ValueError(unknown_choice("data", config.data, ("sprites", "dsprites", "pretrained")))
     if config.mediation_outcome not in ("logits", "image"):
         raise ValueError(
             unknown_choice("mediation_outcome", config.mediation_outcome, ("logits", "image"))
         )
-    if not config.families or len({str(f) for f in config.families}) < len(config.families):
+    if not config.families or len({family_title(family) for family in config.families}) < len(
+        config.families
+    ):
         raise ValueError(f"families must be named once each and not empty: {config.families}.")
     if config.num_seeds < 1 or config.num_pairs < 2:
         raise ValueError(
@@ -145,13 +155,17 @@ def check_config(config: StudyConfig) -> None:
             f"{config.num_images}."
         )
     if config.data == "pretrained":
+        if config.num_seeds != 1:
+            raise ValueError(f"pretrained models have one seed a family, got {config.num_seeds}.")
         for family in config.families:
-            if family.name not in pretrained.DSPRITES_FILES:
-                raise ValueError(unknown_choice("weights", family.name, pretrained.DSPRITES_FILES))
+            # Loaded here too: a missing or foreign file is found before a folder is made.
+            pretrained.load_dsprites_vae(str(data_path), family.name)
         return
+    if config.data == "dsprites" and config.image_size != 64:
+        raise ValueError(f"dsprites have image_size 64, got {config.image_size}.")
+    model = _conv_vae(config, (config.image_size, config.image_size, 1))
     for family in config.families:
-        objective(family, config, 2 * config.batch_size)
-    train_config(config, config.families[0], 2 * config.batch_size)
+        train_config(config, family, 2 * config.batch_size, model)
 
 
 def as_json(config: StudyConfig) -> dict[str, Any]:
@@ -163,17 +177,10 @@ def from_json(values: Mapping[str, Any]) -> StudyConfig:
     """A config from JSON values.
 
     Raises:
-        ValueError: An unknown field, with the nearest known one; a missing one.
+        ValueError: An unknown field, with the nearest known one; a missing one; one of another
+            type.
     """
-    fields = {field.name for field in dataclasses.fields(StudyConfig)}
-    for key in values:
-        if key not in fields:
-            raise ValueError(unknown_choice("field of a study's config", key, sorted(fields)))
-    if missing := {"name", "data", "families"} - values.keys():
-        raise ValueError(f"a study's config needs {sorted(missing)}.")
-    converted = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    converted["families"] = tuple(Family(**family) for family in values["families"])
-    return StudyConfig(**converted)
+    return _from_fields(StudyConfig, "a study's config", values)
 
 
 def read_config(path: str | os.PathLike) -> StudyConfig:
@@ -187,10 +194,8 @@ def read_config(path: str | os.PathLike) -> StudyConfig:
         raise ValueError(f"no config file {path}; `vaecausal study --print-config` prints one.")
     try:
         values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected an object of fields.")
     return from_json(values)
 
 
@@ -226,8 +231,12 @@ def network(config: StudyConfig, data: Dataset) -> Model:
     """The architecture that all families of a study share."""
     if config.data == "pretrained":
         return burgess_vae(data.image_shape)
+    return _conv_vae(config, data.image_shape)
+
+
+def _conv_vae(config: StudyConfig, image_shape: tuple[int, int, int]) -> Model:
     return conv_vae(
-        data.image_shape,
+        image_shape,
         latent_size=config.latent_size,
         encoder_channels=config.encoder_channels,
         encoder_dense=config.encoder_dense,
@@ -236,13 +245,11 @@ def network(config: StudyConfig, data: Dataset) -> Model:
     )
 
 
-def train_config(config: StudyConfig, family: Family, num_data: int, model: Model | None = None):
+def train_config(config: StudyConfig, family: Family, num_data: int, model: Model) -> TrainConfig:
     """The trainer's configuration of one family."""
     rate: Any = config.learning_rate
     if config.decay_learning_rate:
         rate = optax.cosine_decay_schedule(rate, config.num_steps, alpha=0.1)
-    if model is None:
-        model = conv_vae((config.image_size, config.image_size, 1))
     return TrainConfig(
         model,
         objective(family, config, num_data),
@@ -258,3 +265,30 @@ def family_title(family: Family) -> str:
     if family.name == "vae":
         return "vae"
     return f"{family.name}_{family.strength:g}"
+
+
+def _from_fields(kind: Any, what: str, values: Any) -> Any:
+    """A config dataclass from a JSON object, checked field by field."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} is {values!r}, expected an object of fields.")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise ValueError(unknown_choice(f"field of {what}", name, sorted(fields)))
+    required = {name for name, f in fields.items() if f.default is dataclasses.MISSING}
+    if missing := sorted(required - values.keys()):
+        raise ValueError(f"{what} needs {missing}.")
+    return kind(**{name: _typed(name, fields[name].type, v) for name, v in values.items()})
+
+
+def _typed(name: str, kind: Any, value: Any) -> Any:
+    if kind is Family:
+        return _from_fields(Family, "a family", value)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(name, typing.get_args(kind)[0], item) for item in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is not type(value):
+        expected = getattr(kind, "__name__", kind) if isinstance(kind, type) else kind
+        raise ValueError(f"{name} is {value!r}, expected {expected}.")
+    return value

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,7 +71,8 @@ def run_study(
     Raises:
         ValueError: A config that cannot run, before anything starts; a folder of another study.
     """
-    check_config(config)
+    check_config(config, data_path)
+    folder = pathlib.Path(folder)
     data = dataset(config, data_path)
     parts = store.Parts(folder, spec={"config": as_json(config), "data": str(data_path or "")})
     trained = train_all(config, data, data_path, folder, progress)
@@ -97,14 +99,14 @@ def train_all(
     config: StudyConfig,
     data: Dataset,
     data_path: str | None,
-    folder: str | os.PathLike,
+    folder: pathlib.Path,
     progress: Progress,
 ) -> Trained:
     """Trains every family over its seeds, or loads the pretrained weights."""
     model = network(config, data)
     if config.data == "pretrained":
         names = [family.name for family in config.families]
-        params = [pretrained.load_dsprites_vae(data_path, name) for name in names]
+        params = [pretrained.load_dsprites_vae(str(data_path), name) for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         return Trained(model, stacked, [(n, 0) for n in names], ["ok"] * len(names), {})
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)

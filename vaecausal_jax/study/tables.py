@@ -268,7 +268,7 @@ def summarise(
             "kind": device.device_kind,
             "count": len(jax.devices()),
         },
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
         "factors": {f.name: f.size for f in data.factors},
         "models": models,
         "excluded": [m for m in models if m["verdict"] != "ok"],
