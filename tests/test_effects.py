@@ -267,7 +267,7 @@ def test_active_units_are_those_whose_mean_varies():
         ),
         (
             lambda *run: effects.resample_effects(*run, jnp.ones((4, 3)), base=jnp.ones((4, 1))),
-            r"donor has shape \(1,\), expected \(3,\)",
+            r"base has shape \(1,\), expected \(3,\)",
         ),
         (
             lambda *run: effects.resample_effects(
