@@ -166,6 +166,7 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
         "posterior_distance": posterior.distance,
         "posterior_spread": posterior.spread,
         "dose_squared": shifted,
+        "data_spread": effects.output_spread(inputs.x),
         "latent_sd": sd,
     }
 

@@ -123,7 +123,7 @@ def latent_estimates(config: StudyConfig, arrays: Arrays) -> dict[str, Estimate]
     """Strength of every latent: (models, latents), doses (models, doses, latents)."""
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
     prior, posterior = arrays["prior_squared"], arrays["posterior_squared"]
-    pixel_variance = arrays["posterior_spread"].mean(axis=-1)[:, None, None, None]
+    pixel_variance = arrays["data_spread"].mean(axis=-1)[:, None, None, None]
     return {
         "total_index_prior": inference.bootstrap_ratio(
             key,
@@ -146,7 +146,7 @@ def latent_estimates(config: StudyConfig, arrays: Arrays) -> dict[str, Estimate]
             inference.bootstrap_mean(
                 key,
                 arrays["dose_squared"] / pixel_variance,
-                intervention="latents shifted by doses of their aggregate-posterior SD",
+                intervention="latents shifted by doses of their posterior SD, RMS in SD of the data",
             )
         ),
     }
@@ -274,7 +274,7 @@ def summarise(
         "excluded": [m for m in models if m["verdict"] != "ok"],
         "families": means,
         "differences": differences,
-        "checks": identity_checks(arrays),
+        "checks": identity_checks(trained, arrays),
         "input": estimates.input,
         "latent": estimates.latent,
         "top_units": top_units(trained, names, estimates),
@@ -285,10 +285,11 @@ def summarise(
     }
 
 
-def identity_checks(arrays: dict[str, Arrays]) -> dict[str, float]:
+def identity_checks(trained: Trained, arrays: dict[str, Arrays]) -> dict[str, float]:
     """What must hold in any VAE without skip connections; deviations are rounding, or bugs.
 
     A whole site mediates everything (share 1), and a latent redrawn as itself changes nothing (0).
+    Models that diverged or collapsed are left out.
     """
     shares = [
         arrays[f"site/{site}"]["site_total_total"].sum(axis=-1)
@@ -296,12 +297,12 @@ def identity_checks(arrays: dict[str, Arrays]) -> dict[str, float]:
         for site in unit_sites(arrays)
         if site not in ("latent/mean", "latent/logvar")
     ]
-    worst = max(float(np.abs(share - 1.0).max()) for share in shares)
+    usable = np.array([verdict == "ok" for verdict in trained.verdicts])
+    worst = max(np.abs(share - 1.0).max(initial=0.0, where=usable) for share in shares)
+    null = arrays["latent"]["null_squared"][usable]
     return {
-        "largest_deviation_of_a_whole_site_from_share_1": worst,
-        "largest_effect_of_a_latent_redrawn_as_itself": float(
-            arrays["latent"]["null_squared"].max()
-        ),
+        "largest_deviation_of_a_whole_site_from_share_1": float(worst),
+        "largest_effect_of_a_latent_redrawn_as_itself": float(null.max(initial=0.0)),
     }
 
 
