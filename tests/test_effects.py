@@ -250,6 +250,15 @@ def test_active_units_are_those_whose_mean_varies():
     np.testing.assert_array_equal(effects.active_units(means, 0.001), [False, True, True])
 
 
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
+def test_effective_units_of_equal_shares_is_their_number(convert):
+    shares = np.array([[1.0, 0.25, 0.0], [0.0, 0.25, 0.0], [-1.0, 0.25, 0.0], [0.0, 0.25, 0.0]])
+    found = effects.effective_units(convert(shares))
+    assert isinstance(found, type(convert(shares)))
+    np.testing.assert_allclose(found, [1.0, 4.0, np.nan])
+    np.testing.assert_array_equal(effects.effective_units(convert(shares.T), axis=1), found)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -132,7 +132,7 @@ def test_one_model_has_a_value_but_no_interval_over_seeds():
 @pytest.mark.parametrize(
     ("num_seeds", "words"),
     [
-        (1, "One trained model: the interval covers images, not seeds."),
+        (1, "One trained model: any interval covers images, not seeds."),
         (2, "2 seeds: a paired sign-flip test cannot go below p = 0.5; 6 are needed"),
         (3, "3 seeds: a paired sign-flip test cannot go below p = 0.25; 6 are needed"),
         (5, "cannot go below p = 0.0625"),

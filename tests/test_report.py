@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 from vaecausal_jax import inference
-from vaecausal_jax.report import figures, page, write_report
+from vaecausal_jax.report import figures, page, panels, write_report
+from vaecausal_jax.report.labels import COMPARED, family_label
 
 TERMS = ("reconstruction", "kl", "active_latents", "squared_error")
 SITES = {"encoder/conv0": 6, "latent/z": None, "decoder/dense0": 50, "decoder/logits": 1}
@@ -71,7 +72,7 @@ def make_study(
 ):
     """A random study of the right form; ``excluded`` are (family, seed)."""
     rng = np.random.default_rng(0)
-    names = [*TERMS, *(n for n in figures.COMPARED if n not in TERMS)]
+    names = [*TERMS, *(n for n in COMPARED if n not in TERMS)]
     labels = [(family, seed) for family in titles for seed in range(seeds)]
     models = [
         {
@@ -262,7 +263,7 @@ def test_table_holds_the_numbers_of_the_summary(trained):
         row[name]["value"]
         for table in (summary["families"], summary["differences"])
         for row in table.values()
-        for name in figures.COMPARED
+        for name in COMPARED
     ]
     np.testing.assert_array_equal(Page(path.read_text()).values, expected)
 
@@ -270,9 +271,9 @@ def test_table_holds_the_numbers_of_the_summary(trained):
 def test_page_repeats_the_caution_of_the_estimates(trained):
     _, path, summary = trained
     text = Page(path.read_text()).text
-    difference = figures.as_estimate(summary["differences"]["factor_vae_10"]["kl"])
+    difference = panels.as_estimate(summary["differences"]["factor_vae_10"]["kl"])
     assert difference.caution in text
-    assert figures.as_estimate(summary["families"]["beta_vae_4"]["kl"]).caution in text
+    assert panels.as_estimate(summary["families"]["beta_vae_4"]["kl"]).caution in text
 
 
 def test_page_flags_only_the_check_that_fails(trained):
@@ -321,7 +322,7 @@ def test_report_of_six_families_many_seeds_and_latents(tmp_path):
     check_files(tmp_path, path, set(figures.FIGURES) - {"training", "traversals"})
     text = Page(path.read_text()).text
     for family in ALL:
-        assert figures.family_label(family) in text
+        assert family_label(family) in text
     assert "no usable seed" in text
     assert "sign-flip" not in text
 
@@ -348,17 +349,12 @@ def test_report_without_any_usable_model_still_says_why(tmp_path):
     ],
 )
 def test_families_get_readable_names(title, label):
-    assert figures.family_label(title) == label
+    assert family_label(title) == label
 
 
 def test_units_are_sorted_by_dominant_factor_then_strength():
     table = np.array([[0.1, 0.9, 0.0, -0.5], [0.3, 0.2, 0.8, np.nan]])
-    assert figures.sort_units(table).tolist() == [1, 3, 2, 0]
-
-
-def test_effective_units_of_equal_shares_is_their_number():
-    shares = np.array([[1.0, 0.25, 0.0], [0.0, 0.25, 0.0], [-1.0, 0.25, 0.0], [0.0, 0.25, 0.0]])
-    np.testing.assert_allclose(figures.effective_units(shares), [1.0, 4.0, np.nan])
+    assert panels.sort_units(table).tolist() == [1, 3, 2, 0]
 
 
 def test_importing_the_library_does_not_import_the_report():

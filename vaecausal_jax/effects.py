@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
@@ -160,6 +161,22 @@ def active_units(means: Array, threshold: float = 0.01) -> Array:
         threshold: Of the variance.
     """
     return jnp.var(means, axis=0) > threshold
+
+
+def effective_units(shares: Array | np.ndarray, *, axis: int = 0) -> Any:
+    """Number of units that an effect is spread over: (sum p)^2 / sum p^2 of positive shares p.
+
+    The participation ratio: 1 if one unit mediates everything, their number if all mediate alike,
+    NaN if no share is positive or one is NaN. NumPy arrays stay NumPy arrays, in their precision.
+
+    Args:
+        shares: Proportions mediated, or other sizes on one scale.
+        axis: Of the units.
+    """
+    xp = shares.__array_namespace__()
+    positive = xp.maximum(shares, 0.0)
+    square = (positive**2).sum(axis=axis)
+    return positive.sum(axis=axis) ** 2 / xp.where(square > 0, square, xp.nan)
 
 
 def _clean(forward, params, sites, name, x, eps, base, outcome) -> tuple[Array, Array]:

@@ -49,7 +49,7 @@ class Estimate(NamedTuple):
         if self.num_seeds >= MIN_SEEDS:
             return ""
         if self.num_seeds == 1:
-            return "One trained model: the interval covers images, not seeds."
+            return "One trained model: any interval covers images, not seeds."
         smallest = 2.0 / 2.0**self.num_seeds
         return (
             f"{self.num_seeds} seeds: a paired sign-flip test cannot go below p = {smallest:.3g}; "
