@@ -62,18 +62,21 @@ def main() -> None:
     )
     try:
         run_study_command(command)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"vaecausal: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("vaecausal: interrupted; run the same command again to go on.", file=sys.stderr)
-        raise SystemExit(130) from None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # At once: threads in the middle of a save or a compilation fail loudly at a normal exit.
+        os._exit(130)
 
 
 def run_study_command(command: StudyCommand) -> None:
     """Runs ``vaecausal study``."""
     # Before any array exists: one XLA device a core, so that seeds train side by side.
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", _num_cores())
     jax.config.update("jax_default_matmul_precision", "highest")
     if command.config is not None:
         config = study.read_config(command.config)
@@ -95,6 +98,12 @@ def run_study_command(command: StudyCommand) -> None:
             progress=_reporter(bars),
         )
     _print_summary(result, command.out, time.perf_counter() - start)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _progress_bars() -> rich.progress.Progress:
@@ -124,13 +133,16 @@ def _reporter(bars: rich.progress.Progress):
 
 def _print_summary(result, folder: pathlib.Path, seconds: float) -> None:
     console = rich.console.Console()
-    table = rich.table.Table(title=f"{result.config.name}: mean over seeds [95% interval]")
-    table.add_column("family")
+    table = rich.table.Table(
+        title=f"{result.config.name}: mean over seeds [95% interval]",
+        caption="rec.: reconstruction; active: latents in use; T: total effect index of a latent",
+    )
+    table.add_column("family", no_wrap=True)
     columns = {
-        "reconstruction": "reconstruction (nats)",
+        "reconstruction": "rec. (nats)",
         "kl": "KL (nats)",
-        "active_latents": "active latents",
-        "total_index_prior_sum": "total effect index, summed",
+        "active_latents": "active",
+        "total_index_prior_sum": "sum of T",
     }
     for title in columns.values():
         table.add_column(title, justify="right")

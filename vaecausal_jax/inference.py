@@ -4,6 +4,7 @@ Images are resampled in pairs: all arms of a contrast share a weight, and all un
 weights, so one matrix product bootstraps a whole sweep.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -125,22 +126,14 @@ def bootstrap_ratio(
             f"numerator {numerator.shape} and denominator {denominator.shape} need the same, at "
             "least two, images on their last axis."
         )
-    denominator = jnp.broadcast_to(denominator, numerator.shape)
-    num_images = numerator.shape[-1]
-    weights = poisson_weights(key, num_replicates, num_images)
-    sums = jnp.tensordot(weights, jnp.moveaxis(numerator, -1, 0), axes=1)
-    totals = jnp.tensordot(weights, jnp.moveaxis(denominator, -1, 0), axes=1)
-    tail = (1.0 - level) / 2.0
-    # JAX's nanquantile, unlike NumPy's, is quiet about a row that is all NaN.
-    bounds = jnp.nanquantile(_divide(sums, totals), jnp.array([tail, 1.0 - tail]), axis=0)
+    value, bounds = _ratio_and_bounds(key, numerator, denominator, level, num_replicates)
     low, high = np.asarray(bounds)
-    value = _divide(numerator.sum(-1), denominator.sum(-1))
     return Estimate(
         np.asarray(value),
         low,
         high,
         null,
-        num_images,
+        numerator.shape[-1],
         1,
         level,
         "bootstrap of the pair (numerator, denominator) over images (percentile)",
@@ -198,6 +191,20 @@ def over_seeds(
 def _check_level(level: float) -> None:
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95, got {level}.")
+
+
+@functools.partial(jax.jit, static_argnames="num_replicates")
+def _ratio_and_bounds(
+    key: Array, numerator: Array, denominator: Array, level: float, num_replicates: int
+) -> tuple[Array, Array]:
+    denominator = jnp.broadcast_to(denominator, numerator.shape)
+    weights = poisson_weights(key, num_replicates, numerator.shape[-1])
+    sums = jnp.tensordot(weights, jnp.moveaxis(numerator, -1, 0), axes=1)
+    totals = jnp.tensordot(weights, jnp.moveaxis(denominator, -1, 0), axes=1)
+    tails = jnp.array([0.5 - level / 2, 0.5 + level / 2])
+    # JAX's nanquantile, unlike NumPy's, is quiet about a row that is all NaN.
+    bounds = jnp.nanquantile(_divide(sums, totals), tails, axis=0)
+    return _divide(numerator.sum(-1), denominator.sum(-1)), bounds
 
 
 def _divide(numerator: Array, denominator: Array) -> Array:

@@ -13,6 +13,7 @@ The layout of github.com/YannDubs/disentangling-vae (MIT), whose dSprites checkp
 
 import os
 import pathlib
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,7 +118,7 @@ def load_dsprites_vae(folder: str | os.PathLike, family: str) -> dict[str, Any]:
         family: One of its keys.
 
     Raises:
-        ValueError: An unknown family, or a folder without the file.
+        ValueError: An unknown family, a folder without the file, or a file that is no npz archive.
     """
     if family not in DSPRITES_FILES:
         raise ValueError(unknown_choice("family", family, DSPRITES_FILES))
@@ -127,8 +128,12 @@ def load_dsprites_vae(folder: str | os.PathLike, family: str) -> dict[str, Any]:
             f"no file {path}: expected the weights of a {family} as npz, one array a parameter "
             "under its PyTorch name."
         )
-    with np.load(path) as arrays:
-        return from_burgess(arrays)
+    try:
+        with path.open("rb") as file, np.load(file) as loaded:
+            arrays = dict(loaded)
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not an npz archive: {error}") from error
+    return from_burgess(arrays)
 
 
 def _bias_shape(layer: str) -> tuple[int, ...]:

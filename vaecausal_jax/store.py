@@ -56,7 +56,7 @@ class Parts:
         if not path.exists():
             return None
         try:
-            with np.load(path) as arrays:
+            with path.open("rb") as file, np.load(file) as arrays:
                 return dict(arrays)
         except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
             raise ValueError(

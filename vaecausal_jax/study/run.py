@@ -74,7 +74,13 @@ def run_study(
     check_config(config, data_path)
     folder = pathlib.Path(folder)
     data = dataset(config, data_path)
-    parts = store.Parts(folder, spec={"config": as_json(config), "data": str(data_path or "")})
+    parts = store.Parts(
+        folder,
+        spec={
+            "config": as_json(config),
+            "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
+        },
+    )
     trained = train_all(config, data, data_path, folder, progress)
     inputs = make_inputs(config, data, trained.model)
     arrays = measure_all(config, trained, inputs, parts, progress)

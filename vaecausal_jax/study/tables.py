@@ -9,6 +9,7 @@ import xarray as xr
 from vaecausal_jax import inference, mediation
 from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.data import Dataset, factor_names
+from vaecausal_jax.effects import effective_units
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import StudyConfig, as_json
@@ -146,7 +147,7 @@ def latent_estimates(config: StudyConfig, arrays: Arrays) -> dict[str, Estimate]
             inference.bootstrap_mean(
                 key,
                 arrays["dose_squared"] / pixel_variance,
-                intervention="latents shifted by doses of their posterior SD, RMS in SD of the data",
+                intervention="latents shifted by doses of their SD, RMS change in SD of the data",
             )
         ),
     }
@@ -190,16 +191,9 @@ def model_values(
     for site, shares in units.items():
         mediated = shares["proportion_mediated"].value
         values[f"largest_share/{site}"] = mediated.max(axis=1).mean(axis=1)
-        values[f"effective_units/{site}"] = effective_number(mediated).mean(axis=1)
+        values[f"effective_units/{site}"] = effective_units(mediated, axis=1).mean(axis=1)
         values[f"interaction/{site}"] = np.abs(shares["interaction"].value).sum(1).mean(axis=1)
     return values
-
-
-def effective_number(shares: np.ndarray) -> np.ndarray:
-    """Participation ratio of positive shares over units: (sum p)^2 / sum p^2, axis 1."""
-    positive = np.maximum(shares, 0.0)
-    square = (positive**2).sum(axis=1)
-    return positive.sum(axis=1) ** 2 / np.where(square > 0, square, np.nan)
 
 
 def compare_families(config: StudyConfig, trained: Trained, values: dict[str, np.ndarray]):
@@ -289,7 +283,7 @@ def identity_checks(trained: Trained, arrays: dict[str, Arrays]) -> dict[str, fl
     """What must hold in any VAE without skip connections; deviations are rounding, or bugs.
 
     A whole site mediates everything (share 1), and a latent redrawn as itself changes nothing (0).
-    Models that diverged or collapsed are left out.
+    Models that diverged or collapsed are left out; NaN if that is all of them.
     """
     shares = [
         arrays[f"site/{site}"]["site_total_total"].sum(axis=-1)
@@ -298,11 +292,12 @@ def identity_checks(trained: Trained, arrays: dict[str, Arrays]) -> dict[str, fl
         if site not in ("latent/mean", "latent/logvar")
     ]
     usable = np.array([verdict == "ok" for verdict in trained.verdicts])
-    worst = max(np.abs(share - 1.0).max(initial=0.0, where=usable) for share in shares)
-    null = arrays["latent"]["null_squared"][usable]
+    nothing = 0.0 if usable.any() else np.nan
+    worst = np.max(np.abs(np.stack(shares) - 1.0)[:, usable], initial=nothing)
+    null = np.max(arrays["latent"]["null_squared"][usable], initial=nothing)
     return {
         "largest_deviation_of_a_whole_site_from_share_1": float(worst),
-        "largest_effect_of_a_latent_redrawn_as_itself": float(null.max(initial=0.0)),
+        "largest_effect_of_a_latent_redrawn_as_itself": float(null),
     }
 
 
@@ -314,6 +309,8 @@ def top_units(
     for site, shares in estimates.units.items():
         mediated = shares["proportion_mediated"]
         for m, (family, seed) in enumerate(trained.labels):
+            if trained.verdicts[m] != "ok":
+                continue
             for f, factor in enumerate(names):
                 for unit in np.argsort(-mediated.value[m, :, f])[:num]:
                     rows.append(
