@@ -91,7 +91,7 @@ PRESETS: dict[str, StudyConfig] = {
     "quick": StudyConfig(
         name="quick",
         data="sprites",
-        families=(Family("vae"), Family("beta_vae", 4.0), Family("factor_vae", 6.4)),
+        families=(Family("vae"), Family("beta_vae", 4.0), Family("factor_vae", 10.0)),
         image_size=32,
         num_seeds=4,
         latent_size=8,
