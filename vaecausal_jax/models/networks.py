@@ -175,7 +175,11 @@ def nearest_codes(pre: Array, codebook: Array) -> Array:
     """Index of the nearest code at each position: (..., dim) and (codes, dim) to (...) int32."""
     flat = pre.reshape(-1, pre.shape[-1])
     distances = jnp.sum(codebook**2, axis=1)[None, :] - 2.0 * flat @ codebook.T
-    return jnp.argmin(distances, axis=1).astype(jnp.int32).reshape(pre.shape[:-1])
+    # The first of the smallest, by two plain minima: XLA's argmin is slow on a CPU.
+    nearest = distances == jnp.min(distances, axis=1, keepdims=True)
+    numbers = jnp.arange(codebook.shape[0], dtype=jnp.int32)[None, :]
+    codes = jnp.min(jnp.where(nearest, numbers, codebook.shape[0]), axis=1)
+    return codes.reshape(pre.shape[:-1])
 
 
 def _upsample(h: Array, features: tuple[int, ...], head: str, tape: Tape) -> Array:
