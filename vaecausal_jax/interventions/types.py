@@ -1,0 +1,168 @@
+"""What may replace an activation: pytrees of arrays with ``check`` and ``apply``."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from vaecausal_jax.sites import Array, Site
+
+Interventions = Mapping[str, Any]
+"""Site name to an intervention, or a tuple of them applied in order."""
+
+
+class Replace(NamedTuple):
+    """``value`` where the mask is true, ``h`` itself elsewhere: do(h = value).
+
+    Does not read what it replaces, so a forward whose whole site is replaced skips the layers
+    before it, and a NaN that is replaced is gone.
+    """
+
+    mask: Array
+    value: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless mask and value fit the site."""
+        check_leaf(name, "mask", self.mask, site, jnp.bool_)
+        check_leaf(name, "value", self.value, site, site.dtype)
+
+    def apply(self, value: Array) -> Array:
+        """Returns the replaced value, same shape and dtype."""
+        return jnp.where(self.mask, self.value, value)
+
+
+class Affine(NamedTuple):
+    """``scale * h + shift`` where the mask is true, ``h`` itself elsewhere.
+
+    Covers set (scale 0), shift (scale 1) and scale (shift 0) in one tree structure, so that a sweep
+    over any mix of them is one compiled program. Unselected values pass bit for bit.
+    """
+
+    mask: Array
+    scale: Array
+    shift: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless mask, scale and shift fit the site."""
+        check_leaf(name, "mask", self.mask, site, jnp.bool_)
+        check_leaf(name, "scale", self.scale, site, site.dtype)
+        check_leaf(name, "shift", self.shift, site, site.dtype)
+
+    def apply(self, value: Array) -> Array:
+        """Returns the replaced value, same shape and dtype."""
+        return jnp.where(self.mask, self.scale * value + self.shift, value)
+
+
+class Clamp(NamedTuple):
+    """``min(max(h, low), high)`` where the mask is true."""
+
+    mask: Array
+    low: Array
+    high: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless mask and bounds fit the site."""
+        check_leaf(name, "mask", self.mask, site, jnp.bool_)
+        check_leaf(name, "low", self.low, site, site.dtype)
+        check_leaf(name, "high", self.high, site, site.dtype)
+
+    def apply(self, value: Array) -> Array:
+        """Returns the replaced value, same shape and dtype."""
+        return jnp.where(self.mask, jnp.minimum(jnp.maximum(value, self.low), self.high), value)
+
+
+class SubspaceSwap(NamedTuple):
+    """Replaces the part of ``h`` inside a subspace by the same part of a donor value.
+
+    ``h + B' B (donor - h)`` with orthonormal rows B. The basis acts on the site's last axes: shape
+    (rank, channels) swaps directions of channel space at every position, (rank, height, width,
+    channels) directions of the whole site. Distributed alignment search (Geiger et al. 2023,
+    arXiv:2303.02536) swaps exactly this.
+
+    Attributes:
+        mask: Where to swap; scalar or site-shaped, axes of length 1 allowed.
+        basis: (rank, *last axes of the site), rows orthonormal.
+        donor: The value swapped in; site-shaped, axes of length 1 allowed.
+    """
+
+    mask: Array
+    basis: Array
+    donor: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless mask, basis and donor fit the site."""
+        check_leaf(name, "mask", self.mask, site, jnp.bool_)
+        check_leaf(name, "donor", self.donor, site, site.dtype)
+        check_dtype(name, "basis", self.basis, site.dtype)
+        rest = self.basis.shape[1:]
+        if not rest or rest != site.shape[len(site.shape) - len(rest) :]:
+            raise ValueError(
+                f"at site {name!r}: basis has shape {self.basis.shape}, expected (rank, "
+                f"*trailing axes of {site.shape}), such as (1, {site.shape[-1]})."
+            )
+
+    def apply(self, value: Array) -> Array:
+        """Returns the replaced value, same shape and dtype."""
+        axes = tuple(range(1, self.basis.ndim))
+        last = tuple(range(value.ndim - len(axes), value.ndim))
+        difference = jnp.broadcast_to(self.donor, value.shape) - value
+        coordinates = jnp.tensordot(difference, self.basis, axes=(last, axes))
+        moved = value + jnp.tensordot(coordinates, self.basis, axes=((coordinates.ndim - 1,), (0,)))
+        return jnp.where(self.mask, moved, value)
+
+
+class CodeMap(NamedTuple):
+    """Rewrites the codes of a VQ model: code ``k`` becomes ``table[k]`` where the mask is true.
+
+    To put a given code at a given position use ``swap_codes``; this one renames codes wherever
+    they occur.
+    """
+
+    mask: Array
+    table: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless the site holds integer codes and the table integers."""
+        check_leaf(name, "mask", self.mask, site, jnp.bool_)
+        if not jnp.issubdtype(site.dtype, jnp.integer):
+            raise ValueError(
+                f"at site {name!r}: CodeMap needs integer codes, but the site is {site.dtype}. "
+                "Use it at 'latent/codes' of a VQ model."
+            )
+        check_dtype(name, "table", self.table, site.dtype)
+        if jnp.ndim(self.table) != 1:
+            raise ValueError(
+                f"at site {name!r}: table has shape {jnp.shape(self.table)}, expected (codes,)."
+            )
+
+    def apply(self, value: Array) -> Array:
+        """Returns the replaced codes; a code the table lacks becomes one outside the codebook."""
+        renamed = self.table.at[value].get(
+            mode="fill",
+            fill_value=jnp.iinfo(self.table.dtype).max,
+            wrap_negative_indices=False,
+        )
+        return jnp.where(self.mask, renamed, value)
+
+
+def check_dtype(name: str, word: str, value: Any, dtype: Any) -> None:
+    """Raises ValueError unless the value has exactly this dtype."""
+    given = jnp.result_type(value)
+    if given != jnp.dtype(dtype):
+        raise ValueError(
+            f"at site {name!r}: {word} has dtype {given}, expected {jnp.dtype(dtype)}."
+        )
+
+
+def check_leaf(name: str, word: str, value: Any, site: Site, dtype: Any) -> None:
+    """Raises ValueError unless the value is a scalar or has the site's shape, axes of 1 allowed."""
+    check_dtype(name, word, value, dtype)
+    shape = jnp.shape(value)
+    fits = len(shape) == len(site.shape) and all(
+        given in (1, length) for given, length in zip(shape, site.shape, strict=True)
+    )
+    if shape != () and not fits:
+        raise ValueError(
+            f"at site {name!r}: {word} has shape {shape}, expected {site.shape} (axes may have "
+            "length 1) or a scalar. Interventions are for one image; vmap over a batch."
+        )
