@@ -107,18 +107,22 @@ def main():
         with_lax = [*forms, lax_form] if args.lax or backend != "cpu" else forms
         for size, channels, features in shapes:
             shape, window = (size, size, channels), (4, 4, channels, features)
-            chosen = choose(shape, window, stride=2, backend=backend).__name__
+            chosen = {
+                part: choose(shape, window, stride=2, backend=backend, differentiated=use).__name__
+                for part, use in (("forward", False), ("gradients", True))
+            }
             for row in measure((size, channels, features), with_lax, args.steps, args.rounds):
-                row["chosen"] = row["form"] == chosen
+                row["chosen_for"] = [part for part, form in chosen.items() if form == row["form"]]
+                marks = "".join("*+"[part == "gradients"] for part in row["chosen_for"])
                 records.append(row)
                 print(
-                    f"{row['shape']!s:14} {row['form'] + ' *' * row['chosen']:28}"
+                    f"{row['shape']!s:14} {row['form'] + ' ' + marks:28}"
                     f"{row['forward_min_ms']:7.2f}/{row['forward_median_ms']:6.2f}"
                     f"{row['both_min_ms']:10.2f}/{row['both_median_ms']:6.2f}"
                     f"{row['compile_s']:7.1f}s{row['cores']:6.2f}",
                     flush=True,
                 )
-    print("* chosen by the library's rule")
+    print("chosen by the library's rule: * forward, + where differentiated")
     if args.json:
         record = {"benchmark": "convolution", "backend": backend, "jax": jax.__version__}
         print(json.dumps(record | {"batch": BATCH, "steps": args.steps, "rows": records}))

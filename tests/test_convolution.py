@@ -108,11 +108,20 @@ def test_forward_mode_gives_the_bilinear_tangent(form):
     chex.assert_trees_all_close(tangent, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3, 2), (4, 3, 1, 5), (4, 3, 9, 2)])
+def test_the_full_transposed_convolution_is_that_of_the_padded_image(shape):
+    x, kernel = _inputs(shape)
+    padded = cv.conv_transpose_lax(jnp.pad(x, ((1, 1), (1, 1), (0, 0))), kernel, stride=2)
+    chex.assert_trees_all_close(cv.conv_transpose_full(x, kernel), padded[1:-1, 1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_accelerators_use_lax(backend):
+def test_accelerators_use_lax(backend, differentiated):
+    use = {"stride": 2, "backend": backend, "differentiated": differentiated}
     shapes = (32, 32, 32), (4, 4, 32, 32)
-    assert cv.conv_form(*shapes, stride=2, backend=backend) is cv.conv_lax
-    assert cv.conv_transpose_form(*shapes, stride=2, backend=backend) is cv.conv_transpose_lax
+    assert cv.conv_form(*shapes, **use) is cv.conv_lax
+    assert cv.conv_transpose_form(*shapes, **use) is cv.conv_transpose_lax
 
 
 @pytest.mark.parametrize(

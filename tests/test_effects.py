@@ -10,6 +10,7 @@ from vaecausal_jax import effects, models
 from vaecausal_jax import interventions as vi
 from vaecausal_jax.models.networks import nearest_codes
 from vaecausal_jax.sites import Tape, Trace, list_sites
+from vaecausal_jax.sweeps import Block
 
 NUM = 20_000
 
@@ -185,12 +186,12 @@ def loop(run, make):
     ), np.stack(clean)
 
 
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_shift_effects_equal_the_loop(run, chunk):
+@pytest.mark.parametrize("block", [None, Block(2, 3)])
+def test_shift_effects_equal_the_loop(run, block):
     site, dose = "decoder/dense0", jnp.array([0.5, -1.0, 2.0, 0.0, 3.0])
     params, x, eps = run
     made = effects.shift_effects(
-        MODEL.forward, params, MODEL.sites, site, x, eps, dose, chunk=chunk
+        MODEL.forward, params, MODEL.sites, site, x, eps, dose, block=block
     )
     distance, clean = loop(
         run,

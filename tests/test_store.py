@@ -56,11 +56,11 @@ def test_tuples_in_a_spec_equal_the_lists_they_are_saved_as(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "difference"),
     [
-        ({**SPEC, "data": "x.npz"}, "data is '' there and 'x.npz' here"),
-        ({**SPEC, "config": {**SPEC["config"], "seed": 1}}, "config.seed is 0 there and 1 here"),
-        ({**SPEC, "config": {**SPEC["config"], "more": 2}}, "config.more is None there and 2 here"),
-        ({"config": SPEC["config"]}, "data is '' there and None here"),
-        ({"config": {"seed": 3}}, "config.families .*; config.seed is 0 there and 3 here; data"),
+        ({**SPEC, "data": "x.npz"}, "data: saved '', given 'x.npz'"),
+        ({**SPEC, "config": {**SPEC["config"], "seed": 1}}, "config.seed: saved 0, given 1"),
+        ({**SPEC, "config": {**SPEC["config"], "more": 2}}, "config.more: saved None, given 2"),
+        ({"config": SPEC["config"]}, "data: saved '', given None"),
+        ({"config": {"seed": 3}}, "config.families .*; config.seed: saved 0, given 3; data"),
     ],
 )
 def test_folder_of_another_spec_is_refused_naming_the_difference(spec, difference, tmp_path):

@@ -326,9 +326,9 @@ def test_damaged_part_is_named_and_measured_again_once_deleted(finished, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_images": 12}, "config.num_images is 10 there and 12 here"),
-        ({"seed": 1}, "config.seed is 0 there and 1 here"),
-        ({"families": (Family("vae"),)}, "config.families is .* there and .* here"),
+        ({"num_images": 12}, "config.num_images: saved 10, given 12"),
+        ({"seed": 1}, "config.seed: saved 0, given 1"),
+        ({"families": (Family("vae"),)}, "config.families: saved .*, given .*"),
     ],
 )
 def test_folder_of_another_config_is_refused_and_left_alone(change, message, finished):

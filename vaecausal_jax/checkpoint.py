@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vaecausal_jax.manifests import difference, write_text
 from vaecausal_jax.sites import Array
 from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
 
@@ -47,7 +48,7 @@ def save(folder: str | os.PathLike, step: int, tree: Any, spec: Mapping[str, Any
         "arrays": _kinds(tree),
         "files": _digests(target),
     }
-    _write_atomically(folder / f"{step}.json", json.dumps(manifest, indent=1))
+    write_text(folder / f"{step}.json", json.dumps(manifest, indent=1))
     for old in _complete_steps(folder)[:-KEEP]:
         (folder / f"{old}.json").unlink()
         shutil.rmtree(folder / str(old))
@@ -80,14 +81,14 @@ def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> An
         raise ValueError(f"no complete checkpoint in {folder}.")
     target, advice = folder / str(step), _advice(folder, step)
     saved_spec, arrays, files = _read_manifest(folder / f"{step}.json", advice)
-    if difference := _difference(saved_spec, json.loads(json.dumps(dict(spec)))):
+    if differing := difference(saved_spec, json.loads(json.dumps(dict(spec)))):
         raise ValueError(
-            f"checkpoint {target} belongs to another run ({difference}). Use another output folder "
+            f"checkpoint {target} belongs to another run ({differing}). Use another output folder "
             f"than {folder}, or the saved settings."
         )
-    if difference := _difference(arrays, _kinds(like)):
+    if differing := difference(arrays, _kinds(like)):
         raise ValueError(
-            f"checkpoint {target} holds other arrays than expected ({difference}). {advice}"
+            f"checkpoint {target} holds other arrays than expected ({differing}). {advice}"
         )
     _check_files(target, files, advice)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -176,15 +177,6 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_atomically(path: pathlib.Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def _read_manifest(path: pathlib.Path, advice: str) -> tuple[dict[str, Any], ...]:
     try:
         manifest = json.loads(path.read_text())
@@ -212,11 +204,6 @@ def _check_files(target: pathlib.Path, files: Mapping[str, Any], advice: str) ->
             raise ValueError(
                 f"checkpoint file {path} is altered: its sha256 differs from the manifest. {advice}"
             )
-
-
-def _difference(saved: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in saved.keys() | given.keys() if saved.get(key) != given.get(key))
-    return "; ".join(f"{k}: saved {saved.get(k)!r}, given {given.get(k)!r}" for k in keys)
 
 
 def _advice(folder: pathlib.Path, step: int) -> str:

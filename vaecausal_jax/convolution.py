@@ -12,14 +12,17 @@ matrix product and some moving of data. The forms differ only in what is moved:
     lax              XLA's own convolution: right on GPU and TPU, and the reference
 
 All equal `flax.linen.Conv` / `flax.linen.ConvTranspose` with `padding="SAME"`, without bias, on
-kernels in Flax's layout `(kh, kw, in, out)`. Plain autodiff everywhere, no custom rules, so
-forward mode works. Channels are taken apart with `jnp.split`, not by slicing: the gradient of a
-split is one concatenation, that of slices a slow sum of padded arrays.
+kernels in Flax's layout `(kh, kw, in, out)`. The form that is fastest forward does not have the
+fastest gradient, so a convolution that is differentiated takes another: the one custom rule here,
+which differentiates that other form plainly, in any mode and order. Channels are taken apart with
+`jnp.split`, not by slicing: the gradient of a split is one concatenation, that of slices a slow sum
+of padded arrays.
 
 `benchmarks/convolution.py` measures the forms; the rules in `conv_form` and
 `conv_transpose_form` come from it.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -41,8 +44,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
         `(ceil(height / stride), ceil(width / stride), out)`.
     """
     _check(x, kernel)
-    form = conv_form(x.shape, kernel.shape, stride=stride, backend=jax.default_backend())
-    return form(x, kernel, stride=stride)
+    return _in_form(x, kernel, stride, conv_form)
 
 
 def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
@@ -57,23 +59,32 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array
         `(stride * height, stride * width, out)`.
     """
     _check(x, kernel)
-    form = conv_transpose_form(x.shape, kernel.shape, stride=stride, backend=jax.default_backend())
-    return form(x, kernel, stride=stride)
+    return _in_form(x, kernel, stride, conv_transpose_form)
 
 
 def conv_form(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], *, stride: int, backend: str
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    stride: int,
+    backend: str,
+    differentiated: bool,
 ) -> Callable[..., jax.Array]:
-    """Chooses the form of `conv` by shape, at trace time.
+    """Chooses the form of `conv` by shape and use, at trace time.
 
-    On a CPU: few input channels make all other forms move tiny pieces, so gather windows. A 4x4
-    kernel at stride 2 sees each pixel four times, so gather half and add half; where the map is
-    large and the output is no wider than the input, adding alone moves least.
+    On a CPU: few input channels make all other forms move tiny pieces, so gather windows. XLA's own
+    is fastest forward, and slowest in its gradient. A 4x4 kernel at stride 2 sees each pixel four
+    times, so gather half and add half; where the map is large and the output is no wider than the
+    input, adding alone moves least.
     """
     *window, channels, features = kernel_shape
     if backend != "cpu":
         return conv_lax
-    if (*window, stride) != (4, 4, 2) or channels < 8:
+    if channels < 8:
+        return conv_patches
+    if not differentiated:
+        return conv_lax
+    if (*window, stride) != (4, 4, 2):
         return conv_patches
     if min(x_shape[:2]) >= 32 and features <= channels:
         return conv_shift_add
@@ -81,18 +92,48 @@ def conv_form(
 
 
 def conv_transpose_form(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], *, stride: int, backend: str
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    stride: int,
+    backend: str,
+    differentiated: bool,
 ) -> Callable[..., jax.Array]:
-    """Chooses the form of `conv_transpose` by shape, at trace time.
+    """Chooses the form of `conv_transpose` by shape and use, at trace time.
 
     On a CPU, for a 4x4 kernel at stride 2: gathering moves `4 * in` values a pixel and overlap-add
-    `16 * out`. Gathering has the faster gradient, so adding pays only for a few output channels.
+    `16 * out`, but gathering computes the borders twice. Forward, gathering pays for a few input
+    channels; it has the faster gradient, where adding pays only for a few output channels.
     """
     del x_shape  # The rule does not need it; a measured one may.
-    *window, _, features = kernel_shape
+    *window, channels, features = kernel_shape
     if backend != "cpu" or (*window, stride) != (4, 4, 2):
         return conv_transpose_lax
-    return conv_transpose_overlap_add if features <= 4 else conv_transpose_patches
+    gather = features > 4 if differentiated else channels < 8
+    return conv_transpose_patches if gather else conv_transpose_overlap_add
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _in_form(x: jax.Array, kernel: jax.Array, stride: int, choose: Callable) -> jax.Array:
+    return _chosen(x, kernel, stride, choose, differentiated=False)(x, kernel)
+
+
+@_in_form.defjvp
+def _in_form_jvp(stride, choose, primals, tangents):
+    x, kernel = primals
+    form = _chosen(x, kernel, stride, choose, differentiated=True)
+    return jax.jvp(form, primals, tangents)
+
+
+def _chosen(x, kernel, stride, choose, *, differentiated):
+    form = choose(
+        x.shape,
+        kernel.shape,
+        stride=stride,
+        backend=jax.default_backend(),
+        differentiated=differentiated,
+    )
+    return functools.partial(form, stride=stride)
 
 
 def conv_lax(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
@@ -151,6 +192,32 @@ def conv_transpose_lax(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.A
 def conv_transpose_patches(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
     """4x4 at stride 2: gathers 2x2 windows (4 * in), product to 2x2 blocks of pixels (4 * out)."""
     _check_4x4(kernel, stride)
+    return _blocks_of_windows(x, kernel)[1:-1, 1:-1]
+
+
+def conv_transpose_overlap_add(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
+    """4x4 at stride 2: product to 16 * out, then adds the 2x2 blocks that fall together."""
+    _check_4x4(kernel, stride)
+    return _overlapping_blocks(x, kernel)[1:-1, 1:-1]
+
+
+def conv_transpose_full(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """4x4 at stride 2 without the crop of "SAME": all that is reached, one pixel more a side.
+
+    Args:
+        x: image `(height, width, in)`.
+        kernel: `(4, 4, in, out)`.
+
+    Returns:
+        `(2 * height + 2, 2 * width + 2, out)`.
+    """
+    _check(x, kernel)
+    _check_4x4(kernel, 2)
+    form = _blocks_of_windows if kernel.shape[2] < 8 else _overlapping_blocks
+    return form(x, kernel)
+
+
+def _blocks_of_windows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width, channels = x.shape
     x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     corners = [x[a : a + height + 1, b : b + width + 1] for a in (0, 1) for b in (0, 1)]
@@ -158,9 +225,7 @@ def conv_transpose_patches(x: jax.Array, kernel: jax.Array, *, stride: int = 2) 
     return _interleave(jnp.concatenate(corners, axis=-1) @ weights)
 
 
-def conv_transpose_overlap_add(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
-    """4x4 at stride 2: product to 16 * out, then adds the 2x2 blocks that fall together."""
-    _check_4x4(kernel, stride)
+def _overlapping_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     weights = _transposed_weights(kernel).transpose(4, 0, 2, 1, 3, 5).reshape(x.shape[-1], -1)
     parts = jnp.split(x @ weights, 4, axis=-1)
     corners = [(a, b) for a in (0, 1) for b in (0, 1)]
@@ -195,10 +260,10 @@ def _transposed_weights(kernel: jax.Array) -> jax.Array:
 
 
 def _interleave(blocks: jax.Array) -> jax.Array:
-    """`(h + 1, w + 1, 2 * 2 * out)` blocks of pixels to the image `(2h, 2w, out)` within."""
+    """`(h, w, 2 * 2 * out)` blocks of pixels to the image `(2h, 2w, out)`."""
     height, width, features = blocks.shape
     rows = blocks.reshape(height, width, 2, features // 2).swapaxes(1, 2)
-    return rows.reshape(2 * height, 2 * width, features // 4)[1:-1, 1:-1]
+    return rows.reshape(2 * height, 2 * width, features // 4)
 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
+from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
-from vaecausal_jax.sweeps import Rows, patch_units
+from vaecausal_jax.sweeps import Block
 
 
 class UnitEffects(NamedTuple):
@@ -42,7 +44,8 @@ def resample_effects(
     *,
     base: Array | None = None,
     outcome: Outcome = outputs,
-    chunk: int | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
 ) -> UnitEffects:
     """Replaces one unit (or VQ position) at a time by its value in an independent donor.
 
@@ -60,7 +63,8 @@ def resample_effects(
         donor: Values to take units from, (images, *site shape), independent of the base row by row.
         base: Values the site is held at in all arms, (images, *site shape); natural if None.
         outcome: Trace to the array of interest.
-        chunk: See ``sweep``.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
 
     Returns:
         Effects of every unit, or of every position where the site has no units.
@@ -72,8 +76,8 @@ def resample_effects(
                 f"{sites[name].shape}, after its axis of images."
             )
     natural, y = _clean(forward, params, sites, name, x, eps, base, outcome)
-    rows = Rows(x, eps, natural, donor)
-    return _effects(forward, params, sites, name, rows, y, outcome, chunk)
+    rows = Rows(x, eps, natural, donor, y)
+    return _effects(forward, params, sites, name, rows, outcome, block, mesh)
 
 
 def shift_effects(
@@ -86,7 +90,8 @@ def shift_effects(
     dose: Array,
     *,
     outcome: Outcome = outputs,
-    chunk: int | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
 ) -> UnitEffects:
     """Adds ``dose[u]`` to unit ``u``, one unit at a time.
 
@@ -99,7 +104,8 @@ def shift_effects(
         eps: Noise, (images, ...).
         dose: (units,) in the site's own scale, e.g. one standard deviation of each unit.
         outcome: Trace to the array of interest.
-        chunk: See ``sweep``.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
     """
     site = sites[name]
     if jnp.shape(dose) != (site.num_units,):
@@ -110,8 +116,8 @@ def shift_effects(
 
     natural, y = _clean(forward, params, sites, name, x, eps, None, outcome)
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
-    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along))
-    return _effects(forward, params, sites, name, rows, y, outcome, chunk)
+    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), y)
+    return _effects(forward, params, sites, name, rows, outcome, block, mesh)
 
 
 def output_spread(outcomes: Array) -> Array:
@@ -194,9 +200,20 @@ def _clean(forward, params, sites, name, x, eps, base, outcome) -> tuple[Array, 
     return base, jax.vmap(held_run)(x, eps, base)
 
 
-def _effects(forward, params, sites, name, rows, y, outcome, chunk) -> UnitEffects:
-    def reduce(patched: Array) -> Array:
-        return jnp.sum((patched - y) ** 2, axis=tuple(range(1, y.ndim)))
+def _effects(forward, params, sites, name, rows, outcome, block, mesh) -> UnitEffects:
+    def squared_change(patched: Array, row: Rows) -> Array:
+        return jnp.sum((patched - row.clean) ** 2)
 
-    squared = patch_units(forward, params, sites, name, rows, reduce, outcome=outcome, chunk=chunk)
+    squared = patch_units(
+        forward,
+        params,
+        sites,
+        name,
+        rows,
+        squared_change,
+        outcome=outcome,
+        block=block,
+        mesh=mesh,
+    )
+    y = rows.clean
     return UnitEffects(squared, jnp.sqrt(squared), output_spread(y), y[0].size)

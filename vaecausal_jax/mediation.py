@@ -17,16 +17,17 @@ outcomes Y(x, M(x')):
 TE = PNDE + TNIE = TNDE + PNIE always; TE = PNDE + PNIE only where INT is zero.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import Interventions, patch
+from vaecausal_jax.patching import Rows, unit_patch, unit_starts
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs, unknown_choice
-from vaecausal_jax.sweeps import Rows, patch_units
+from vaecausal_jax.sweeps import Block, Skip, sweep
 
 
 class NaturalEffects(NamedTuple):
@@ -140,7 +141,8 @@ def unit_mediation(
     eps: Array,
     *,
     outcome: Outcome = outputs,
-    chunk: int | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
 ) -> Gram:
     """Patches every unit of a site between paired inputs, in both directions.
 
@@ -156,14 +158,37 @@ def unit_mediation(
         x1: Target inputs, (pairs, ...).
         eps: Noise, (pairs, ...), shared by all arms of a pair.
         outcome: Trace to the array of interest.
-        chunk: See ``sweep``.
+        block: See ``sweep``; its contexts are pairs.
+        mesh: See ``sweep``.
 
     Returns:
         Gram with leaves of shape (units, pairs).
     """
-    rows, y00, y11 = paired_rows(forward, params, name, x0, x1, eps, outcome)
-    reduce = functools.partial(gram_of_pairs, y00, y11)
-    return patch_units(forward, params, sites, name, rows, reduce, outcome=outcome, chunk=chunk)
+    rows = paired_rows(forward, params, name, x0, x1, eps, outcome)
+    pairs = jax.tree.map(lambda leaf: jnp.stack(jnp.split(leaf, 2), axis=1), rows)
+    arm, skip = unit_patch(
+        forward, params, name, sites[name], lambda patched, row: patched, outcome
+    )
+
+    def both_arms(start, pair):
+        y01, y10 = jax.vmap(arm, (None, 0))(start, pair)
+        return gram(pair.clean[0], pair.clean[1], y01, y10)
+
+    def changes(start, pair):
+        return jnp.any(jax.vmap(skip.changes, (None, 0))(start, pair))
+
+    def unchanged(pair):
+        y00, y11 = pair.clean
+        return gram(y00, y11, y00, y11)
+
+    return sweep(
+        both_arms,
+        unit_starts(name, sites[name]),
+        pairs,
+        skip=Skip(changes, unchanged),
+        block=block,
+        mesh=mesh,
+    )
 
 
 def site_mediation(
@@ -181,22 +206,20 @@ def site_mediation(
 
     In a network without skip connections a site is a cut, and the indirect effect is the total one.
     """
-    rows, y00, y11 = paired_rows(forward, params, name, x0, x1, eps, outcome)
+    rows = paired_rows(forward, params, name, x0, x1, eps, outcome)
 
     def patched(x, noise, donor):
         return outcome(forward(params, x, noise, patch(sites, name, donor)))
 
-    return gram_of_pairs(y00, y11, jax.vmap(patched)(rows.x, rows.eps, rows.donor))
+    y01, y10 = jnp.split(jax.vmap(patched)(rows.x, rows.eps, rows.donor), 2)
+    y00, y11 = jnp.split(rows.clean, 2)
+    return jax.vmap(gram)(y00, y11, y01, y10)
 
 
 def paired_rows(
     forward: Forward, params: Any, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
-) -> tuple[Rows, Array, Array]:
-    """Both runs of each pair, each with the other as donor: references first, then targets.
-
-    Returns:
-        (rows, outcomes of the references, outcomes of the targets).
-    """
+) -> Rows:
+    """Both runs of each pair, each with the other as donor: references first, then targets."""
     x, noise = jnp.concatenate([x0, x1]), jnp.concatenate([eps, eps])
 
     def clean(image, noise):
@@ -206,15 +229,7 @@ def paired_rows(
         return trace.activations[name], outcome(trace)
 
     natural, y = jax.vmap(clean)(x, noise)
-    donor = jnp.roll(natural, x0.shape[0], axis=0)
-    y00, y11 = jnp.split(y, 2)
-    return Rows(x, noise, natural, donor), y00, y11
-
-
-def gram_of_pairs(y00: Array, y11: Array, patched: Array) -> Gram:
-    """Gram of each pair, from the patched outcomes of ``paired_rows``: leaves (pairs,)."""
-    y01, y10 = jnp.split(patched, 2)
-    return jax.vmap(gram)(y00, y11, y01, y10)
+    return Rows(x, noise, natural, jnp.roll(natural, x0.shape[0], axis=0), y)
 
 
 class MediationShares(NamedTuple):

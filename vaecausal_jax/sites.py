@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from vaecausal_jax.changes import Value, whole
+
 Array = jax.Array
 
 
@@ -48,7 +50,7 @@ class Intervention(Protocol):
         """Raises ValueError unless this intervention fits the site."""
         ...
 
-    def apply(self, value: Array) -> Array:
+    def apply(self, value: Array) -> Value:
         """Returns the value that replaces ``value``; same shape and dtype."""
         ...
 
@@ -169,30 +171,41 @@ class Tape:
 
     Args:
         interventions: Mapping from site name to an intervention or a tuple of them.
+        takes_changes: Whether the network is written with ``vaecausal_jax.layers`` and so may be
+            handed ``Changed`` values, which save work; otherwise it always gets arrays.
     """
 
-    def __init__(self, interventions: Mapping[str, Any]):
+    def __init__(self, interventions: Mapping[str, Any], *, takes_changes: bool = False):
         self._pending = _all_steps(interventions)
-        self.activations: dict[str, Array] = {}
+        self._takes_changes = takes_changes
+        self._values: dict[str, Value] = {}
         self.sites: dict[str, Site] = {}
 
-    def __call__(self, name: str, value: Array, *, unit_axis: int | None = -1) -> Array:
+    def __call__(self, name: str, value: Any, *, unit_axis: int | None = -1) -> Any:
         """Names a value; returns it, or what the interventions put in its place."""
         if name in self.sites:
             raise ValueError(f"site {name!r} is named twice in one forward; names must be unique.")
-        axis = None if unit_axis is None or value.ndim == 0 else unit_axis % value.ndim
+        rank = len(value.shape)
+        axis = None if unit_axis is None or rank == 0 else unit_axis % rank
         site = Site(value.shape, value.dtype, axis)
         for step in self._pending.pop(name, ()):
             step.check(name, site)
-            value = step.apply(value)
+            value = step.apply(whole(value))
             if (value.shape, value.dtype) != (site.shape, site.dtype):
                 raise ValueError(
                     f"at site {name!r}: {type(step).__name__}.apply returned {value.dtype}"
                     f"{value.shape}, expected {site.dtype}{site.shape}."
                 )
+        if not self._takes_changes:
+            value = whole(value)
         self.sites[name] = site
-        self.activations[name] = value
+        self._values[name] = value
         return value
+
+    @property
+    def activations(self) -> dict[str, Array]:
+        """Site name to its value after intervention."""
+        return {name: whole(value) for name, value in self._values.items()}
 
     def trace(self, outputs: Any) -> Trace:
         """Ends the forward: its trace, once every intervention is known to have applied.
@@ -201,7 +214,7 @@ class Tape:
             ValueError: An intervention names a site that the forward did not reach.
         """
         self.close()
-        return Trace(outputs, self.activations)
+        return Trace(whole(outputs), self.activations)
 
     def close(self) -> None:
         """Raises ValueError if an intervention names a site that the forward did not reach."""

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.manifests import difference, write_text
+
 
 class Parts:
     """The finished measurements of one study: named groups of arrays that survive a crash.
@@ -38,13 +40,13 @@ class Parts:
                 saved = json.loads(path.read_text())
             except ValueError as error:
                 raise ValueError(f"{path} is damaged ({error}). Delete {self._folder}.") from error
-            if difference := _difference(saved, spec):
+            if differing := difference(saved, spec):
                 raise ValueError(
-                    f"{folder} holds another study: {difference}. Choose another output folder, "
+                    f"{folder} holds another study ({differing}). Choose another output folder, "
                     "or delete that one."
                 )
         else:
-            _write_text(path, json.dumps(spec, indent=1))
+            write_text(path, json.dumps(spec, indent=1))
 
     def read(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of a finished part, or None.
@@ -86,7 +88,7 @@ def checkpoint_folder(folder: str | os.PathLike, title: str) -> pathlib.Path:
 def write_json(folder: str | os.PathLike, name: str, values: Any) -> pathlib.Path:
     """Writes strict JSON: arrays as lists, NaN and infinities as null."""
     path = pathlib.Path(folder) / name
-    _write_text(path, json.dumps(_plain(values), indent=1, allow_nan=False))
+    write_text(path, json.dumps(_plain(values), indent=1, allow_nan=False))
     return path
 
 
@@ -106,13 +108,6 @@ def write_effects(folder: str | os.PathLike, effects: xr.Dataset) -> pathlib.Pat
     return path
 
 
-def _write_text(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         value = value._asdict()
@@ -125,14 +120,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _difference(saved: Any, given: Any, path: str = "") -> str:
-    """The first few leaves in which two JSON values differ, in words."""
-    if isinstance(saved, dict) and isinstance(given, dict):
-        parts = [
-            _difference(saved.get(key), given.get(key), f"{path}.{key}" if path else key)
-            for key in sorted(saved.keys() | given.keys())
-        ]
-        return "; ".join(part for part in parts if part)
-    return "" if saved == given else f"{path} is {saved!r} there and {given!r} here"

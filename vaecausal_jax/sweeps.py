@@ -1,125 +1,322 @@
-"""Sweeps: one compiled program over many interventions and many images.
+"""Sweeps: one compiled program over many interventions, many images and many models.
 
 Every question of this library is ``run(point, context)`` evaluated over a grid: points are what is
 varied (a unit, a dose, a stacked intervention), contexts are what it is averaged over (an image,
 its noise, its donor). ``run`` reduces on the device, so that only the effects leave it.
+
+The grid is walked block by block, contexts in the outer loop and points in the inner one. What
+depends on the context alone, such as the clean run, is computed once and serves all its points
+(XLA moves it out of the inner loop), and memory is that of one block and of the result.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
-from vaecausal_jax.interventions import select, set_to
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.reductions import Reduction
+from vaecausal_jax.sites import Array, unknown_choice
+
+MESH_AXES = ("models", "points", "contexts")
+
+_CPU_BLOCK_BYTES = 4 << 20
+"""What a block may compute on a CPU. A convolutional run exceeds it alone, and larger blocks of
+them fall out of the cache; small dense layers need company to be worth loading their weights."""
+
+_MEMORY_SHARE = 1 / 8
+"""Of an accelerator's memory, for what a block computes."""
+
+_PENDING_BYTES = 64 << 20
+"""Of values that wait to be reduced, on any device."""
 
 
-class Rows(NamedTuple):
-    """Runs to be patched at one site.
+class Block(NamedTuple):
+    """How many points and contexts are evaluated together on each device."""
+
+    points: int
+    contexts: int
+
+
+class Skip(NamedTuple):
+    """How to leave out points that change nothing.
 
     Attributes:
-        x: Inputs, (runs, ...).
-        eps: Noise, (runs, ...).
-        natural: The site's value in each run, (runs, *site shape).
-        donor: What to patch in, (runs, *site shape).
+        changes: ``changes(point, context)``, whether the point changes anything there.
+        unchanged: ``unchanged(context)``, what ``run`` returns where it does not.
     """
 
-    x: Array
-    eps: Array
-    natural: Array
-    donor: Array
+    changes: Callable[..., Array]
+    unchanged: Callable[..., Any]
 
 
 def sweep(
-    run: Callable[[Any, Any], Any], points: Any, contexts: Any, *, chunk: int | None = None
+    run: Callable[..., Any],
+    points: Any,
+    contexts: Any,
+    *,
+    models: Any = None,
+    skip: Skip | None = None,
+    reduction: Reduction | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
 ) -> Any:
     """Evaluates ``run(point, context)`` at every point and context.
 
-    Points are taken ``chunk`` at a time, all contexts at once, so memory does not grow with the
-    number of points. Layers before an intervened site do not depend on the point and are computed
-    once: sweep one site at a time.
-
     Args:
-        run: Function of one point and one context, such as a forward followed by a reduction.
+        run: Function of one point and one context, such as a forward followed by what is kept of
+            it. With ``models``, of one model, one point and one context; likewise ``skip``.
         points: Pytree, leading axis of points: unit indices, or ``interventions.stack(...)``.
         contexts: Pytree, leading axis of contexts, e.g. ``(images, noise)``.
-        chunk: Points evaluated together; by default 1 on a CPU, where larger blocks fall out of the
-            cache, and 32 elsewhere.
+        models: Pytree, leading axis of models, e.g. the parameters of several seeds.
+        skip: Which points need not be run. Exact work saved, at the price of a loop whose length is
+            known only as it runs: no reverse-mode gradient through the sweep.
+        reduction: What to keep over contexts (``vaecausal_jax.reductions``); all values if None.
+        block: Points and contexts evaluated together; ``choose_block`` by default.
+        mesh: Devices to spread the sweep over; its axes are among "models", "points", "contexts".
 
     Returns:
-        The result of ``run`` with leading axes (points, contexts).
+        The results with leading axes ([models,] points, contexts), or ([models,] points) after a
+        reduction.
 
     Raises:
-        ValueError: No points, or leaves of points (or of contexts) that differ in length.
+        ValueError: An empty grid, leaves that differ in length, or a mesh with other axes.
     """
     num_points = _leading_axis("points", points)
-    _leading_axis("contexts", contexts)
-    if chunk is None:
-        chunk = 1 if jax.default_backend() == "cpu" else 32
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}.")
+    num_contexts = _leading_axis("contexts", contexts)
+    num_models = None if models is None else _leading_axis("models", models)
+    if block is None:
+        block = choose_block(run, points, contexts, models=models, mesh=mesh)
+    if min(block) < 1:
+        raise ValueError(f"block must be at least 1 x 1, got {block.points} x {block.contexts}.")
+    num_devices = _devices_along(mesh)
 
-    def at_point(point):
-        return jax.vmap(lambda context: run(point, context))(contexts)
+    # Everything is padded to whole blocks on every device, and cut again at the end.
+    per_device = block.contexts * num_devices["contexts"]
+    contexts = _padded(contexts, per_device)
+    points = _padded(points, block.points * num_devices["points"])
+    index = jnp.arange(_leading_axis("contexts", contexts), dtype=jnp.int32)
 
-    if chunk == 1:
-        return jax.lax.map(at_point, points)
-    return jax.lax.map(at_point, points, batch_size=min(chunk, num_points))
+    def over_grid(models, points, contexts, index):
+        def at_model(model):
+            bound, skips = _bind(run, skip, model)
+            return _walk(
+                bound,
+                skips,
+                reduction,
+                block,
+                points,
+                (contexts, index, index < num_contexts),
+                merge_over="contexts" if num_devices["contexts"] > 1 else None,
+            )
+
+        return at_model(None) if models is None else lax.map(at_model, models)
+
+    if mesh is not None:
+        if models is not None:
+            models = _padded(models, num_devices["models"])
+        over_grid = _on_mesh(over_grid, mesh, reduction, models is not None)
+    results = over_grid(models, points, contexts, index)
+
+    sizes = [num_points] if reduction is not None else [num_points, num_contexts]
+    sizes = sizes if num_models is None else [num_models, *sizes]
+    return jax.tree.map(lambda leaf: leaf[tuple(slice(size) for size in sizes)], results)
 
 
-def patch_units(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
-    name: str,
-    rows: Rows,
-    reduce: Callable[[Array], Any],
+def choose_block(
+    run: Callable[..., Any],
+    points: Any,
+    contexts: Any,
     *,
-    outcome: Outcome = outputs,
-    chunk: int | None = None,
-) -> Any:
-    """Puts the donor's value of one unit into every run, unit by unit.
+    models: Any = None,
+    mesh: Mesh | None = None,
+) -> Block:
+    """How many runs to evaluate together, from the bytes that one run computes.
 
-    Each run restarts at the site from its own natural value, so that a network without skip
-    connections computes only the layers after the site.
+    On a CPU a block should stay in the cache; elsewhere it should fill the device, within an eighth
+    of its memory. Values waiting to be reduced are bounded on both.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
-        name: The site to sweep.
-        rows: The runs to patch.
-        reduce: Outcomes of all runs under one patch, (runs, *outcome), to what is kept of them.
-        outcome: Trace to the array of interest.
-        chunk: See ``sweep``.
+        run: As in ``sweep``, and so are the other arguments.
+        points: Pytree of points.
+        contexts: Pytree of contexts.
+        models: Pytree of models, or None.
+        mesh: Devices, or None for one.
 
     Returns:
-        The reduced outcomes with a leading axis of units (of positions, where the site holds VQ
-        codes).
+        The block of each device; contexts are filled first.
     """
-    site = sites[name]
-    lengths = [n for axis, n in enumerate(site.shape) if axis != site.unit_axis]
+    num_devices = _devices_along(mesh)
+    num_points = math.ceil(_leading_axis("points", points) / num_devices["points"])
+    num_contexts = math.ceil(_leading_axis("contexts", contexts) / num_devices["contexts"])
+    arguments = (points, contexts) if models is None else (models, points, contexts)
+    first = jax.eval_shape(lambda trees: jax.tree.map(lambda leaf: leaf[0], trees), arguments)
+    program = jax.make_jaxpr(run)(*first)
+    value_bytes = sum(_bytes(aval) for aval in program.out_avals)
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    if device.platform == "cpu":
+        budget = _CPU_BLOCK_BYTES
+    else:
+        stats = device.memory_stats() or {}
+        budget = int(_MEMORY_SHARE * stats.get("bytes_limit", 16 << 30))
+    runs = max(1, budget // max(_bytes_computed(program.jaxpr), 1))
+    pending = max(1, _PENDING_BYTES // (num_points * max(value_bytes, 1)))
+    together = _even_share(num_contexts, min(runs, pending))
+    return Block(_even_share(num_points, max(1, runs // together)), together)
 
-    def run(part, everything):
-        where = (
-            {"position": tuple(jnp.unravel_index(part, lengths))}
-            if site.unit_axis is None
-            else {"unit": part}
+
+def _walk(run, skip, reduction, block, points, rows, *, merge_over):
+    """All points and contexts of one model on one device."""
+    num_points = _leading_axis("points", points)
+    blocks, rows = _in_blocks(points, block.points), _in_blocks(rows, block.contexts)
+
+    def at_contexts(contexts):
+        """Values of all points in one block of contexts: (points, contexts, ...)."""
+        over_contexts = _over(block.contexts, lambda point, c: run(point, c), (None, 0))
+        over_points = _over(block.points, over_contexts, (0, None))
+        if skip is None:
+            values = lax.map(lambda block: over_points(block, contexts), blocks)
+        else:
+            values = _skipping(over_points, skip, block, blocks, contexts)
+        return jax.tree.map(lambda a: a.reshape(num_points, *a.shape[2:]), values)
+
+    if reduction is None:
+        values = lax.map(lambda row: at_contexts(row[0]), rows)
+        return jax.tree.map(
+            lambda a: jnp.moveaxis(a, 0, 1).reshape(
+                num_points, a.shape[0] * a.shape[2], *a.shape[3:]
+            ),
+            values,
         )
-        mask, _ = select(name, site, **where)
 
-        def patched(x, eps, natural, donor):
-            whole = set_to(sites, name, jnp.where(mask, donor, natural))
-            return outcome(forward(params, x, eps, whole))
+    def take(state, row):
+        contexts, index, valid = row
+        update = jax.vmap(reduction.update, in_axes=(0, 0, None, None))
+        return update(state, at_contexts(contexts), index, valid), None
 
-        return reduce(jax.vmap(patched)(*everything))
-
-    num_parts = site.num_units if site.unit_axis is not None else site.num_positions
-    return jax.tree.map(
-        lambda leaf: leaf[:, 0],
-        sweep(run, jnp.arange(num_parts), jax.tree.map(lambda a: a[None], rows), chunk=chunk),
+    value = jax.eval_shape(at_contexts, jax.tree.map(lambda a: a[0], rows[0]))
+    empty = reduction.init(
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[2:], a.dtype), value)
     )
+    state = jax.tree.map(lambda a: jnp.broadcast_to(a, (num_points, *a.shape)), empty)
+    state, _ = lax.scan(take, state, rows)
+    if merge_over is not None:
+        parts = lax.all_gather(state, merge_over)
+        first = jax.tree.map(lambda a: a[0], parts)
+        rest = jax.tree.map(lambda a: a[1:], parts)
+        merge = jax.vmap(reduction.merge)
+        state, _ = lax.scan(lambda a, b: (merge(a, b), None), first, rest)
+    return jax.vmap(reduction.finish)(state)
+
+
+def _skipping(over_points, skip, block, blocks, contexts):
+    """Runs the blocks of points that change something in any of the contexts."""
+    changes = jax.vmap(jax.vmap(skip.changes, (None, 0)), (0, None))
+    active = jax.vmap(lambda block: jnp.any(changes(block, contexts)))(blocks)
+    first_active = jnp.argsort(~active, stable=True)
+    unchanged = jax.vmap(skip.unchanged)(contexts)
+    values = jax.tree.map(
+        lambda a: jnp.broadcast_to(a[None, None], (active.size, block.points, *a.shape)), unchanged
+    )
+
+    def body(i, values):
+        place = first_active[i]
+        new = over_points(jax.tree.map(lambda a: a[place], blocks), contexts)
+        return jax.tree.map(lambda all_, one: all_.at[place].set(one), values, new)
+
+    return lax.fori_loop(0, jnp.sum(active), body, values)
+
+
+def _over(size: int, function: Callable[..., Any], in_axes: tuple[Any, ...]) -> Callable[..., Any]:
+    """``vmap``, but no batch axis inside where there is one element: indices stay plain slices."""
+    if size > 1:
+        return jax.vmap(function, in_axes)
+
+    def single(*arguments):
+        unbatched = [
+            argument if axis is None else jax.tree.map(lambda a: a[0], argument)
+            for argument, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*unbatched))
+
+    return single
+
+
+def _bind(run, skip, model):
+    if model is None:
+        return run, skip
+    bound = lambda point, context: run(model, point, context)  # noqa: E731
+    if skip is None:
+        return bound, None
+    return bound, Skip(
+        lambda point, context: skip.changes(model, point, context),
+        lambda context: skip.unchanged(model, context),
+    )
+
+
+def _on_mesh(over_grid, mesh, reduction, has_models):
+    axes = {name: name if name in mesh.shape else None for name in MESH_AXES}
+    models = PartitionSpec(axes["models"])
+    contexts = PartitionSpec(axes["contexts"])
+    results = [axes["points"]] if reduction is not None else [axes["points"], axes["contexts"]]
+    return jax.shard_map(
+        over_grid,
+        mesh=mesh,
+        in_specs=(models, PartitionSpec(axes["points"]), contexts, contexts),
+        out_specs=PartitionSpec(*([axes["models"]] if has_models else []), *results),
+        check_vma=False,
+    )
+
+
+def _devices_along(mesh: Mesh | None) -> dict[str, int]:
+    shape = {} if mesh is None else dict(mesh.shape)
+    for name in shape:
+        if name not in MESH_AXES:
+            raise ValueError(unknown_choice("mesh axis", name, MESH_AXES))
+    return {name: shape.get(name, 1) for name in MESH_AXES}
+
+
+def _padded(tree: Any, multiple: int) -> Any:
+    """Repeats the last row up to a multiple."""
+
+    def pad(leaf):
+        missing = -leaf.shape[0] % multiple
+        return leaf if missing == 0 else jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, 0)])
+
+    return jax.tree.map(pad, tree)
+
+
+def _in_blocks(tree: Any, size: int) -> Any:
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] // size, size, *a.shape[1:]), tree)
+
+
+def _even_share(total: int, at_most: int) -> int:
+    """A block size up to ``at_most`` that leaves little padding."""
+    return math.ceil(total / math.ceil(total / min(total, at_most)))
+
+
+def _bytes_computed(jaxpr: Any) -> int:
+    """Bytes of all intermediate values of a jaxpr, those of nested ones included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        nested = [
+            sub
+            for parameter in equation.params.values()
+            for sub in (parameter if isinstance(parameter, tuple | list) else (parameter,))
+            if hasattr(sub, "eqns") or hasattr(sub, "jaxpr")
+        ]
+        if nested:
+            total += sum(_bytes_computed(getattr(sub, "jaxpr", sub)) for sub in nested)
+        else:
+            total += sum(_bytes(variable.aval) for variable in equation.outvars)
+    return total
+
+
+def _bytes(aval: Any) -> int:
+    return math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize if hasattr(aval, "shape") else 0
 
 
 def _leading_axis(word: str, tree: Any) -> int:

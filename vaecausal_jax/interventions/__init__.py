@@ -32,6 +32,7 @@ from vaecausal_jax.interventions.constructors import (
 from vaecausal_jax.interventions.selection import select
 from vaecausal_jax.interventions.types import (
     Affine,
+    BoxPatch,
     Clamp,
     CodeMap,
     Interventions,
@@ -41,6 +42,7 @@ from vaecausal_jax.interventions.types import (
 
 __all__ = [
     "Affine",
+    "BoxPatch",
     "Clamp",
     "CodeMap",
     "Interventions",

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from vaecausal_jax.interventions.constructors import set_to
-from vaecausal_jax.interventions.selection import concrete, poison
-from vaecausal_jax.interventions.types import Interventions
+from vaecausal_jax.interventions.selection import concrete
+from vaecausal_jax.interventions.types import Interventions, poison
 from vaecausal_jax.sites import Array, Site, Sites
 
 

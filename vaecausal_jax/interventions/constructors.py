@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.interventions.selection import concrete, poison, select
+from vaecausal_jax.interventions.selection import concrete, select
 from vaecausal_jax.interventions.types import (
     Affine,
     Clamp,
@@ -16,6 +16,7 @@ from vaecausal_jax.interventions.types import (
     SubspaceSwap,
     check_dtype,
     check_leaf,
+    poison,
 )
 from vaecausal_jax.sites import Array, Site, Sites
 

@@ -70,12 +70,6 @@ def select(
     return selected | ~valid, valid
 
 
-def poison(value: Array, valid: Array) -> Array:
-    """The value, or where an index was out of range something that cannot pass unnoticed."""
-    loud = jnp.nan if jnp.issubdtype(value.dtype, jnp.floating) else jnp.iinfo(value.dtype).max
-    return jnp.where(valid, value, jnp.asarray(loud, value.dtype))
-
-
 def concrete(value: Any) -> np.ndarray | None:
     """The value as a NumPy array, or None while it is traced."""
     return None if isinstance(value, Tracer) else np.asarray(value)

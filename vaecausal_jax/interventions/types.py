@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from vaecausal_jax.changes import Changed
 from vaecausal_jax.sites import Array, Site
 
 Interventions = Mapping[str, Any]
@@ -111,6 +112,48 @@ class SubspaceSwap(NamedTuple):
         return jnp.where(self.mask, moved, value)
 
 
+class BoxPatch(NamedTuple):
+    """A clean run's value with other values inside one box: what a sweep over units puts in.
+
+    Equal in effect to a ``Replace`` of the whole site, so layers before it are dead code; and the
+    layers after it compute only what the box changes (see ``vaecausal_jax.layers``).
+
+    Attributes:
+        clean: The site's value in the clean run.
+        inside: Values inside the box; rank of the site, axes of the box's lengths.
+        start: First index of the box, one scalar an axis. A box that sticks out gives NaN.
+    """
+
+    clean: Array
+    inside: Array
+    start: tuple[Any, ...]
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless clean value and box fit the site."""
+        check_dtype(name, "clean", self.clean, site.dtype)
+        check_dtype(name, "inside", self.inside, site.dtype)
+        if self.clean.shape != site.shape:
+            raise ValueError(
+                f"at site {name!r}: clean has shape {self.clean.shape}, expected {site.shape}."
+            )
+        size = self.inside.shape
+        if not len(size) == len(self.start) == len(site.shape) or any(
+            not 0 < given <= length for given, length in zip(size, site.shape, strict=True)
+        ):
+            raise ValueError(
+                f"at site {name!r}: a box of shape {size} with {len(self.start)} start indices "
+                f"does not fit in {site.shape}; it needs the site's rank and lengths up to its own."
+            )
+
+    def apply(self, value: Array) -> Changed:
+        """Returns the patched value; what it replaces is not read."""
+        del value
+        ends = zip(self.start, self.inside.shape, self.clean.shape, strict=True)
+        fits = [(first >= 0) & (first + size <= length) for first, size, length in ends]
+        inside = poison(self.inside, jnp.all(jnp.stack(fits)) if fits else jnp.array(True))
+        return Changed(self.clean, inside, tuple(jnp.asarray(first) for first in self.start))
+
+
 class CodeMap(NamedTuple):
     """Rewrites the codes of a VQ model: code ``k`` becomes ``table[k]`` where the mask is true.
 
@@ -166,3 +209,9 @@ def check_leaf(name: str, word: str, value: Any, site: Site, dtype: Any) -> None
             f"at site {name!r}: {word} has shape {shape}, expected {site.shape} (axes may have "
             "length 1) or a scalar. Interventions are for one image; vmap over a batch."
         )
+
+
+def poison(value: Array, valid: Array) -> Array:
+    """The value, or where an index was out of range something that cannot pass unnoticed."""
+    loud = jnp.nan if jnp.issubdtype(value.dtype, jnp.floating) else jnp.iinfo(value.dtype).max
+    return jnp.where(valid, value, jnp.asarray(loud, value.dtype))

@@ -62,7 +62,7 @@ class Model:
         check_interventions(
             self.sites_as(jnp.result_type(x, *jax.tree.leaves(params))), interventions
         )
-        tape = Tape(interventions)
+        tape = Tape(interventions, takes_changes=True)
         outputs = self.network.apply({"params": params}, x, eps, tape)
         return tape.trace(outputs)
 

@@ -4,14 +4,31 @@ A network maps one image: ``network(x, eps, tape) -> outputs``. Sites are named 
 functions, in the order ``input/image``, ``encoder/*``, ``latent/*``, ``decoder/*``.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vaecausal_jax.convolution import conv, conv_transpose
+from vaecausal_jax import layers
+from vaecausal_jax.changes import Value, whole
 from vaecausal_jax.sites import Array, Tape
+
+
+class Dense(nn.Module):
+    """A dense layer over the last ``axes`` axes of its input; parameters as Flax's ``nn.Dense``."""
+
+    features: int
+    axes: int = 1
+
+    @nn.compact
+    def __call__(self, x: Value) -> Value:
+        """Maps (*leading, *contracted) to (*leading, features)."""
+        inputs = math.prod(x.shape[len(x.shape) - self.axes :])
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (inputs, self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return layers.dense(x, kernel, bias, axes=self.axes)
 
 
 class Conv(nn.Module):
@@ -24,15 +41,15 @@ class Conv(nn.Module):
     features: int
     kernel_size: int
     stride: int
-    convolve: Callable[..., Array] = conv
+    convolve: Callable[..., Value] = layers.conv
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Value) -> Value:
         """Maps (height, width, in) to (height', width', features)."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return self.convolve(x, kernel, stride=self.stride) + bias[None, None, :]
+        return self.convolve(x, kernel, bias, stride=self.stride)
 
 
 class ConvEncoder(nn.Module):
@@ -43,16 +60,13 @@ class ConvEncoder(nn.Module):
     dense: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Array, tape: Tape) -> Array:
+    def __call__(self, x: Value, tape: Tape) -> Value:
         """Maps an image to a feature vector."""
         layers = zip(self.channels, self.kernel_sizes, strict=True)
         for i, (features, size) in enumerate(layers):
-            x = nn.relu(Conv(features, size, 2, name=f"conv{i}")(x))
+            x = _relu(Conv(features, size, 2, name=f"conv{i}")(x))
             x = tape(f"encoder/conv{i}", x)
-        x = x.reshape(-1)
-        for i, features in enumerate(self.dense):
-            x = tape(f"encoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(x)))
-        return x
+        return _dense_stack(x, self.dense, "encoder", tape)
 
 
 class ConvDecoder(nn.Module):
@@ -64,15 +78,14 @@ class ConvDecoder(nn.Module):
     head: str
 
     @nn.compact
-    def __call__(self, z: Array, tape: Tape) -> Array:
+    def __call__(self, z: Value, tape: Tape) -> Value:
         """Maps a latent vector to the image's logits or means."""
         height, width, image_channels = self.image_shape
         down = 2 ** len(self.channels)
         start = (height // down, width // down, self.channels[0])
-        h = z
-        for i, features in enumerate((*self.dense, start[0] * start[1] * start[2])):
-            h = tape(f"decoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(h)))
-        return _upsample(h.reshape(start), (*self.channels[1:], image_channels), self.head, tape)
+        h = _dense_stack(z, (*self.dense, math.prod(start)), "decoder", tape)
+        h = layers.unflatten(h, start)
+        return _upsample(h, (*self.channels[1:], image_channels), self.head, tape)
 
 
 class MLPEncoder(nn.Module):
@@ -81,12 +94,9 @@ class MLPEncoder(nn.Module):
     dense: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Array, tape: Tape) -> Array:
+    def __call__(self, x: Value, tape: Tape) -> Value:
         """Maps an image to a feature vector."""
-        x = x.reshape(-1)
-        for i, features in enumerate(self.dense):
-            x = tape(f"encoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(x)))
-        return x
+        return _dense_stack(x, self.dense, "encoder", tape)
 
 
 class MLPDecoder(nn.Module):
@@ -97,13 +107,12 @@ class MLPDecoder(nn.Module):
     head: str
 
     @nn.compact
-    def __call__(self, z: Array, tape: Tape) -> Array:
+    def __call__(self, z: Value, tape: Tape) -> Value:
         """Maps a latent vector to the image's logits or means."""
         height, width, channels = self.image_shape
-        for i, features in enumerate(self.dense):
-            z = tape(f"decoder/dense{i}", nn.relu(nn.Dense(features, name=f"dense{i}")(z)))
-        pixels = nn.Dense(height * width * channels, name=self.head)(z)
-        return tape(f"decoder/{self.head}", pixels.reshape(self.image_shape))
+        h = _dense_stack(z, self.dense, "decoder", tape)
+        pixels = Dense(height * width * channels, name=self.head)(h)
+        return tape(f"decoder/{self.head}", whole(pixels).reshape(self.image_shape))
 
 
 class GaussianVAE(nn.Module):
@@ -119,17 +128,18 @@ class GaussianVAE(nn.Module):
     shared_variance: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, eps: Array, tape: Tape) -> Array:
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Value:
         """Maps an image and its noise (latent,) to the decoder's outputs."""
         h = self.encoder(tape("input/image", x), tape)
-        mean = tape("latent/mean", nn.Dense(self.latent_size, name="mean")(h))
+        mean = tape("latent/mean", Dense(self.latent_size, len(h.shape), name="mean")(h))
         if self.shared_variance:
             zeros = nn.initializers.zeros_init()
             logvar = self.param("logvar", zeros, (self.latent_size,)).astype(mean.dtype)
         else:
-            logvar = nn.Dense(self.latent_size, name="logvar")(h)
+            logvar = Dense(self.latent_size, len(h.shape), name="logvar")(h)
         logvar = tape("latent/logvar", logvar)
-        z = tape("latent/z", mean + jnp.exp(0.5 * logvar) * eps)
+        z = layers.elementwise(lambda m, v, e: m + jnp.exp(0.5 * v) * e, mean, logvar, eps)
+        z = tape("latent/z", z)
         return self.decoder(z, tape)
 
 
@@ -149,24 +159,24 @@ class VectorQuantised(nn.Module):
     head: str
 
     @nn.compact
-    def __call__(self, x: Array, eps: Array, tape: Tape) -> Array:
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Value:
         """Maps an image to the decoder's outputs; ``eps`` is empty, the model has no noise."""
         h = tape("input/image", x)
         for i, features in enumerate(self.channels):
-            h = nn.relu(Conv(features, 4, 2, name=f"encoder_conv{i}")(h))
+            h = _relu(Conv(features, 4, 2, name=f"encoder_conv{i}")(h))
             h = tape(f"encoder/conv{i}", h)
-        pre = tape("latent/pre", nn.Dense(self.code_size, name="to_codes")(h))
+        pre = whole(tape("latent/pre", Dense(self.code_size, name="to_codes")(h)))
         uniform = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
         codebook = self.param("codebook", uniform, (self.num_codes, self.code_size))
         natural = nearest_codes(pre, codebook)
-        codes = tape("latent/codes", natural, unit_axis=None)
+        codes = whole(tape("latent/codes", natural, unit_axis=None))
         chosen = codebook.at[codes].get(
             mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
         )
         # The bracket is exactly zero: it carries the gradient and leaves the value alone.
         through = jnp.where((codes == natural)[..., None], pre - jax.lax.stop_gradient(pre), 0.0)
         z = tape("latent/z", jax.lax.stop_gradient(chosen) + through)
-        h = nn.relu(nn.Dense(self.decoder_channels[0], name="from_codes")(z))
+        h = _relu(Dense(self.decoder_channels[0], name="from_codes")(z))
         h = tape("decoder/dense0", h)
         return _upsample(h, (*self.decoder_channels[1:], self.image_shape[-1]), self.head, tape)
 
@@ -182,10 +192,22 @@ def nearest_codes(pre: Array, codebook: Array) -> Array:
     return codes.reshape(pre.shape[:-1])
 
 
-def _upsample(h: Array, features: tuple[int, ...], head: str, tape: Tape) -> Array:
+def _upsample(h: Value, features: tuple[int, ...], head: str, tape: Tape) -> Value:
     """Transposed convolutions, called inside a compact module; the last one is the head."""
     *hidden, last = features
     for i, width in enumerate(hidden):
-        h = nn.relu(Conv(width, 4, 2, conv_transpose, name=f"conv{i}")(h))
+        h = _relu(Conv(width, 4, 2, layers.conv_transpose, name=f"conv{i}")(h))
         h = tape(f"decoder/conv{i}", h)
-    return tape(f"decoder/{head}", Conv(last, 4, 2, conv_transpose, name=head)(h))
+    return tape(f"decoder/{head}", Conv(last, 4, 2, layers.conv_transpose, name=head)(h))
+
+
+def _dense_stack(x: Value, features: tuple[int, ...], part: str, tape: Tape) -> Value:
+    """Dense layers with ReLU, called inside a compact module; the first flattens its input."""
+    for i, width in enumerate(features):
+        x = _relu(Dense(width, len(x.shape), name=f"dense{i}")(x))
+        x = tape(f"{part}/dense{i}", x)
+    return x
+
+
+def _relu(x: Value) -> Value:
+    return layers.elementwise(nn.relu, x)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from vaecausal_jax import effects, mediation, objectives
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
-from vaecausal_jax.interventions import patch, set_to
+from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
+from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.sites import Array, Trace, outputs
 from vaecausal_jax.study.config import StudyConfig
-from vaecausal_jax.sweeps import Rows, patch_units
 
 
 class Inputs(NamedTuple):
@@ -195,34 +195,58 @@ def _site_level(
 ) -> dict[str, Array]:
     """Levels 3 and 4: patch the site, and each of its units, between minimal pairs, both ways.
 
-    One sweep serves three purposes: references patched from targets, targets from references, and
-    unrelated images from one another (the resample index).
+    Units are patched in one sweep for two purposes: within minimal pairs, each image from the
+    other, and among unrelated images (the resample index).
     """
-    pairs, y00, y11 = mediation.paired_rows(
-        model.forward, params, name, inputs.x0, inputs.x1, inputs.pair_eps, outputs
-    )
-    y00, y11 = to_outcome(y00), to_outcome(y11)
+
+    def image(trace: Trace) -> Array:
+        return to_outcome(trace.outputs)
+
     x, eps = inputs.x[:num_unit_images], inputs.eps[:num_unit_images]
     trace = _batched(model, params, x, eps)
-    natural = trace.activations[name]
-    others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0))
+    natural, images = trace.activations[name], jax.nn.sigmoid(trace.outputs)
+    pairs = mediation.paired_rows(
+        model.forward, params, name, inputs.x0, inputs.x1, inputs.pair_eps, outputs
+    )
+    others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
     rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), pairs, others)
-    num = pairs.x.shape[0]
-    images = jax.nn.sigmoid(trace.outputs)
+    # Each run of a pair is compared with the other; the rest only with themselves.
+    num_runs = pairs.x.shape[0]
+    partner = jnp.roll(pairs.clean, num_runs // 2, axis=0)
+    rows = rows._replace(reference=jnp.concatenate([partner, others.clean]))
 
-    def reduce(patched: Array) -> dict[str, Array]:
-        grams = mediation.gram_of_pairs(y00, y11, to_outcome(patched[:num]))
-        change = jax.nn.sigmoid(patched[num:]) - images
-        return {**grams._asdict(), "resample_squared": jnp.sum(change**2, axis=(1, 2, 3))}
+    def effect(patched: Array, row: Rows) -> dict[str, Array]:
+        clean, other = to_outcome(row.clean), to_outcome(row.reference)
+        change = to_outcome(patched) - clean
+        pixels = jax.nn.sigmoid(patched) - jax.nn.sigmoid(row.clean)
+        return {
+            "along": jnp.sum(change * (other - clean)),
+            "squared": jnp.sum(change**2),
+            "pixels": jnp.sum(pixels**2),
+        }
 
-    def whole_site(x, eps, donor):
-        return model.forward(params, x, eps, patch(model.sites, name, donor)).outputs
-
-    whole = jax.vmap(whole_site)(pairs.x, pairs.eps, pairs.donor)
-    units = patch_units(model.forward, params, model.sites, name, rows, reduce)
-    site = mediation.gram_of_pairs(y00, y11, to_outcome(whole))
+    units = patch_units(model.forward, params, model.sites, name, rows, effect)
+    restored, lost = (
+        {key: values[:, part] for key, values in units.items()}
+        for part in (slice(num_runs // 2), slice(num_runs // 2, num_runs))
+    )
+    site = mediation.site_mediation(
+        model.forward,
+        params,
+        model.sites,
+        name,
+        inputs.x0,
+        inputs.x1,
+        inputs.pair_eps,
+        outcome=image,
+    )
+    total = jnp.broadcast_to(site.total[None], lost["along"].shape)
     return {
-        **units,
+        "total": total,
+        "total_pure": restored["along"],
+        "total_total": lost["along"],
+        "total_indirect": lost["squared"],
+        "resample_squared": units["pixels"][:, num_runs:],
         **{f"site_{key}": value for key, value in site._asdict().items()},
         "resample_spread": effects.output_spread(images),
     }

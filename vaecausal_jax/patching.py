@@ -1,0 +1,122 @@
+"""Activation patching: a donor run's values put into other runs, part by part of a site."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jax.sharding import Mesh
+
+from vaecausal_jax.interventions import BoxPatch
+from vaecausal_jax.reductions import Reduction
+from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
+from vaecausal_jax.sweeps import Block, Skip, sweep
+
+
+class Rows(NamedTuple):
+    """Runs to be patched at one site; leaves have a leading axis of runs.
+
+    Attributes:
+        x: Inputs, (runs, ...).
+        eps: Noise, (runs, ...).
+        natural: The site's value in each run, (runs, *site shape).
+        donor: What to patch in, (runs, *site shape).
+        clean: Outcomes of the runs unpatched, (runs, *outcome).
+        reference: Whatever else an effect is measured against, any pytree with leading axis runs.
+    """
+
+    x: Array
+    eps: Array
+    natural: Array
+    donor: Array
+    clean: Array
+    reference: Any = ()
+
+
+def patch_units(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    name: str,
+    rows: Rows,
+    effect: Callable[[Array, Rows], Any],
+    *,
+    outcome: Outcome = outputs,
+    units: Array | None = None,
+    reduction: Reduction | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> Any:
+    """Puts the donor's value of one unit into every run, unit by unit.
+
+    Each run restarts at the site from its own natural value; networks written with
+    ``vaecausal_jax.layers`` compute after it only what the unit changes; and a unit whose value is
+    the donor's already is not run at all.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        name: The site to sweep.
+        rows: The runs to patch.
+        effect: (patched outcome, the row of the run) to what is kept of one run.
+        outcome: Trace to the array of interest.
+        units: Which units (positions, where the site holds VQ codes); all if None.
+        reduction: See ``sweep``.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
+
+    Returns:
+        Effects with leading axes (units, runs), or (units,) after a reduction.
+    """
+    site = sites[name]
+    starts = unit_starts(name, site, units)
+    run, skip = unit_patch(forward, params, name, site, effect, outcome)
+    return sweep(run, starts, rows, skip=skip, reduction=reduction, block=block, mesh=mesh)
+
+
+def unit_starts(name: str, site: Site, units: Any = None) -> Array:
+    """First index of each unit's box along every axis of its site, (units, rank).
+
+    Raises:
+        ValueError: A unit out of range.
+    """
+    num_parts = site.num_units if site.unit_axis is not None else site.num_positions
+    units = jnp.arange(num_parts) if units is None else jnp.asarray(units)
+    if not isinstance(units, Tracer) and ((units < 0) | (units >= num_parts)).any():
+        raise ValueError(
+            f"at site {name!r}: units {units} are not all within 0 .. {num_parts - 1}."
+        )
+    if site.unit_axis is None:
+        return jnp.stack(jnp.unravel_index(units, site.shape), axis=-1)
+    on_axis = jnp.arange(len(site.shape)) == site.unit_axis
+    return jnp.where(on_axis[None, :], units[:, None], 0)
+
+
+def unit_patch(
+    forward: Forward,
+    params: Any,
+    name: str,
+    site: Site,
+    effect: Callable[[Array, Rows], Any],
+    outcome: Outcome = outputs,
+) -> tuple[Callable[[Array, Rows], Any], Skip]:
+    """The run of a sweep over units, and what it may skip: functions of a unit's start and a row.
+
+    ``unit_starts`` gives the points.
+    """
+    size = tuple(
+        1 if site.unit_axis in (None, axis) else length for axis, length in enumerate(site.shape)
+    )
+
+    def run(start, row):
+        inside = lax.dynamic_slice(row.donor, tuple(start), size)
+        patch = {name: BoxPatch(row.natural, inside, tuple(start))}
+        return effect(outcome(forward(params, row.x, row.eps, patch)), row)
+
+    def changes(start, row):
+        inside = [lax.dynamic_slice(a, tuple(start), size) for a in (row.donor, row.natural)]
+        return jnp.any(inside[0] != inside[1])
+
+    return run, Skip(changes, lambda row: effect(row.clean, row))
