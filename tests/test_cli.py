@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import pytest
 
@@ -40,8 +39,7 @@ TINY = dataclasses.replace(
 def call(monkeypatch, capsys):
     """Runs the command in this process: exit code, standard output, standard error."""
     # The backend is already up: how many devices it has is settled.
-    settled = types.SimpleNamespace(update=lambda name, value: None)
-    monkeypatch.setattr(cli, "jax", types.SimpleNamespace(config=settled))
+    monkeypatch.setattr(cli, "_use_all_cores", lambda: None)
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments):

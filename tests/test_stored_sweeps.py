@@ -27,7 +27,7 @@ def part(name="decoder/conv0", num_points=10, w=2.0):
         {"w": jnp.array(w)},
         num_points,
         {"square": ("unit",), "pair": ("unit", "side")},
-        {"side": ["left", "right"]},
+        {"side": ("side", ["left", "right"]), "half": ("unit", np.arange(num_points) / 2)},
         runs=num_points,
     )
 
@@ -46,6 +46,7 @@ def test_a_stored_sweep_holds_every_point_with_its_labels(tmp_path):
     np.testing.assert_array_equal(opened.pair, np.stack([np.arange(10)] * 2, 1))
     assert opened.pair.dims == ("unit", "side")
     assert list(opened.side.values.astype(str)) == ["left", "right"]
+    np.testing.assert_array_equal(opened.square.half, np.arange(10) / 2)
     assert xr.open_zarr(path, group="z").sizes["unit"] == 3
     assert seen[0] == ("decoder/conv0", 0, 13)
     assert seen[-1] == ("z", 13, 13)

@@ -141,6 +141,7 @@ def unit_mediation(
     eps: Array,
     *,
     outcome: Outcome = outputs,
+    units: Array | None = None,
     block: Block | None = None,
     mesh: Mesh | None = None,
 ) -> Gram:
@@ -158,6 +159,7 @@ def unit_mediation(
         x1: Target inputs, (pairs, ...).
         eps: Noise, (pairs, ...), shared by all arms of a pair.
         outcome: Trace to the array of interest.
+        units: Which units; all if None.
         block: See ``sweep``; its contexts are pairs.
         mesh: See ``sweep``.
 
@@ -183,7 +185,7 @@ def unit_mediation(
 
     return sweep(
         both_arms,
-        unit_starts(name, sites[name]),
+        unit_starts(name, sites[name], units),
         pairs,
         skip=Skip(changes, unchanged),
         block=block,

@@ -36,7 +36,7 @@ class Part(NamedTuple):
         inputs: Pytree of arrays: parameters, images, noise. Their digest is pinned.
         num_points: How many points there are.
         dims: Names of each array's axes, by array; the first is that of the points.
-        coords: Labels of axes, by axis: (length,) each.
+        coords: Labels by name: the axis that they run along, and one label a place.
         runs: How many forward passes the part takes at most.
     """
 
@@ -45,7 +45,7 @@ class Part(NamedTuple):
     inputs: Any
     num_points: int
     dims: Mapping[str, tuple[str, ...]]
-    coords: Mapping[str, Any]
+    coords: Mapping[str, tuple[str, Any]]
     runs: int
 
 
@@ -159,12 +159,15 @@ def _open_store(path, parts, computes, sizes) -> dict[str, dict[str, tensorstore
             )
             for name, shape in shapes.items()
         }
-        for axis, labels in part.coords.items():
-            _write_labels(path / part.name / axis, np.asarray(labels))
-        dims = {**part.dims, **{axis: (axis,) for axis in part.coords}}
+        for name, (_, labels) in part.coords.items():
+            _write_labels(path / part.name / name, np.asarray(labels))
+        dims = {**part.dims, **{name: (axis,) for name, (axis, _) in part.coords.items()}}
         for name, axes in dims.items():
             array = f"{part.name}/{name}"
+            labels = [c for c, (axis, _) in part.coords.items() if axis in axes and c not in axes]
             metadata[f"{array}/.zattrs"] = {"_ARRAY_DIMENSIONS": list(axes)}
+            if name in part.dims and labels:
+                metadata[f"{array}/.zattrs"]["coordinates"] = " ".join(labels)
             metadata[f"{array}/.zarray"] = json.loads((path / array / ".zarray").read_text())
     for name, content in metadata.items():
         if not name.endswith(".zarray"):

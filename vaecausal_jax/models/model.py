@@ -96,6 +96,16 @@ def num_params(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def forward_flops(model: Model) -> float:
+    """Floating-point operations of one plain forward, as XLA counts them."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct(model.image_shape, jnp.result_type(float))
+    eps = jax.ShapeDtypeStruct(model.noise_shape, x.dtype)
+    forward = jax.jit(lambda params, x, eps: model.forward(params, x, eps).outputs)
+    cost = forward.lower(params, x, eps).cost_analysis() or {}
+    return cost.get("flops", float("nan"))
+
+
 def _check_shape(word: str, value: Any, expected: tuple[int, ...], reason: str) -> None:
     shape = jnp.shape(value)
     if shape != expected:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax import pretrained, report, store
-from vaecausal_jax.checkpoint import train_resumably
+from vaecausal_jax.checkpoint import latest_step, train_resumably
 from vaecausal_jax.data import Dataset, num_images
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import (
@@ -23,6 +24,7 @@ from vaecausal_jax.study.config import (
     check_config,
     dataset,
     family_title,
+    from_json,
     network,
     train_config,
 )
@@ -99,6 +101,31 @@ def run_study(
     report.write_report(folder, store.read_json(folder, "summary.json"), tables, pictures)
     progress("write tables and report", 1, 1)
     return Study(config, summary, tables, trained.model, trained.params)
+
+
+def load_study(
+    folder: str | os.PathLike, *, data_path: str | None = None
+) -> tuple[StudyConfig, Dataset, Trained]:
+    """The config, data and trained models of a finished study, to go on with.
+
+    Raises:
+        ValueError: A folder without a study, or whose training has not finished.
+    """
+    folder = pathlib.Path(folder)
+    spec = folder / "parts" / "spec.json"
+    if not spec.is_file():
+        raise ValueError(f"{folder} holds no study; `vaecausal study --out {folder}` makes one.")
+    config = from_json(json.loads(spec.read_text())["config"])
+    check_config(config, data_path)
+    for family in () if config.data == "pretrained" else config.families:
+        step = latest_step(store.checkpoint_folder(folder, family_title(family)))
+        if step != config.num_steps // config.record_every * config.record_every:
+            raise ValueError(
+                f"{family_title(family)} in {folder} is at step {step or 0} of {config.num_steps}; "
+                f"run `vaecausal study --out {folder}` again to finish it."
+            )
+    data = dataset(config, data_path)
+    return config, data, train_all(config, data, data_path, folder, lambda *_: None)
 
 
 def train_all(
