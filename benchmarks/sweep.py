@@ -16,7 +16,7 @@ Each peer first tries its settings on a few units (memory layout, units to a for
 process a core) and keeps the fastest; what every setting finds is compared with ours. Then all take
 turns, in rounds. Peers sweep an even subset of each site's units: their total is what comes before
 any patch (clean and donor's run, once), plus each site's time for one unit times its units. Ours
-sweeps all, and its time at each site includes these runs. PyTorch on several threads has a slow
+sweeps all. PyTorch on several threads has a slow
 mode on a shared machine (its threads spin while they wait): `slow` counts rounds over twice the
 fastest. `process` is a fresh process from start to end, all units, imports and compilation
 included.
@@ -25,7 +25,8 @@ Arithmetic is counted by hand from layer shapes: a multiply-add as two, those wi
 elementwise work. `least` is what must be computed when only what changes is: the next layer as a
 rank-one update, and after a unit that is one position of the map, only the region which that
 position reaches. `same` is the share of patches in which nothing changes, because the donor has the
-unit's own value (a ReLU silent in both); neither count leaves those out. Peak is the machine's rate
+unit's own value (a ReLU silent in both): ours does not run them, no peer leaves them out, and both
+counts are of a patch that changes something. Peak is the machine's rate
 at float32 matrix products in the same run.
 
     python -m benchmarks.sweep [--images 1 16 64] [--rounds 5] [--pairs-per-site 16]
@@ -33,7 +34,9 @@ at float32 matrix products in the same run.
 """
 
 import argparse
+import concurrent.futures
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -60,18 +63,23 @@ PEERS = ("hooks", "restart", "pyvene", "pyvene_cached", "nnsight")
 # Ours
 
 
-def our_effects(model, params, name, x, eps, donor):
-    """Squared change of the logits, (units, images), when a unit takes its value in the donor."""
+def our_traces(model, params, x, eps, donor):
+    """Both clean runs of every image: its own activations and outputs, the donor's activations."""
     run = jax.vmap(model.forward, in_axes=(None, 0, 0))
     clean, other = run(params, x, eps), run(params, donor, eps)
-    natural, source = clean.activations[name], other.activations[name]
-    rows = patching.Rows(x, eps, natural, source, clean.outputs)
+    names = swept_sites(model)
+    natural, source = ({n: t.activations[n] for n in names} for t in (clean, other))
+    return natural, source, clean.outputs
+
+
+def our_effects(model, name, params, rows):
+    """Squared change of the logits, (units, images), when a unit takes its value in the donor."""
 
     def squared_change(logits, row):
         return jnp.sum((logits - row.clean) ** 2)
 
     # Each core takes its share of the images; of the units, where there are too few images.
-    axis = "contexts" if len(x) % jax.device_count() == 0 else "points"
+    axis = "contexts" if len(rows.x) % jax.device_count() == 0 else "points"
     mesh = jax.sharding.Mesh(jax.devices(), (axis,))
     sites = model.sites
     return patching.patch_units(model.forward, params, sites, name, rows, squared_change, mesh=mesh)
@@ -121,33 +129,50 @@ def read_inputs(path, num_images):
 
 
 class Ours:
-    """One compiled program a site."""
+    """A compiled program for the clean runs, and one a site."""
 
     def __init__(self, model, path, num_images):
-        params, images = read_inputs(path, num_images)
-        self.arguments, self.programs = (params, *images), {}
+        self.params, (self.x, self.eps, donor) = read_inputs(path, num_images)
         start = time.perf_counter()
-        for name in swept_sites(model):
-            progress(f"compiling {name}, {num_images} images")
-
-            def effects(params, x, eps, donor, name=name):
-                return our_effects(model, params, name, x, eps, donor)
-
-            self.programs[name] = jax.jit(effects).lower(*self.arguments).compile()
+        progress(f"compiling {len(swept_sites(model)) + 1} programs, {num_images} images")
+        traces = jax.jit(functools.partial(our_traces, model))
+        self.arguments = (self.params, self.x, self.eps, donor)
+        shapes = jax.eval_shape(traces, *self.arguments)
+        self.programs = {}
+        # One a core at a time: the compiler mostly runs on one thread.
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            prepare = pool.submit(lambda: traces.lower(*self.arguments).compile())
+            for name in swept_sites(model):
+                effects = jax.jit(functools.partial(our_effects, model, name))
+                lowered = effects.lower(self.params, self._rows(shapes, name))
+                self.programs[name] = pool.submit(lowered.compile)
+            self.prepare = prepare.result()
+            self.programs = {name: future.result() for name, future in self.programs.items()}
         self.compile_seconds = time.perf_counter() - start
+
+    def _rows(self, traces, name):
+        natural, source, clean = traces
+        return patching.Rows(self.x, self.eps, natural[name], source[name], clean)
 
     def effects(self):
         """Effects of all units at each site."""
-        return {name: np.asarray(run(*self.arguments)) for name, run in self.programs.items()}
+        traces = self.prepare(*self.arguments)
+        return {
+            name: np.asarray(run(self.params, self._rows(traces, name)))
+            for name, run in self.programs.items()
+        }
 
     def round(self):
-        """Seconds of each site."""
-        seconds = {}
+        """Seconds of the clean runs, and of each site."""
+        start = time.perf_counter()
+        traces = jax.block_until_ready(self.prepare(*self.arguments))
+        prepare, seconds = time.perf_counter() - start, {}
         for name, program in self.programs.items():
+            rows = self._rows(traces, name)
             start = time.perf_counter()
-            jax.block_until_ready(program(*self.arguments))
+            jax.block_until_ready(program(self.params, rows))
             seconds[name] = time.perf_counter() - start
-        return seconds
+        return prepare, seconds
 
 
 # Arithmetic
@@ -169,34 +194,39 @@ def layer_flops(model, params):
     return {name: costs[name] for name in chain}
 
 
-def spent_flops(model, params):
-    """Operations of a patch: the next layer at one unit's share, all later layers in full."""
-    costs, spent = layer_flops(model, params), {}
-    for name, units in swept_sites(model).items():
-        following, *later = list(costs.values())[list(costs).index(name) + 1 :]
-        spent[name] = following / units + sum(later)
-    return spent
+def reached_shares(model, clipped):
+    """Of each layer after the first map, the share that one position of that map reaches.
 
-
-def least_flops(model, params):
-    """The same where later layers compute no more than what can change.
-
-    Only units that are one position of the first map reach part of it: rows [a, b] reach rows
-    [2a - 1, 2b + 2] of the next, within the map, and columns alike.
+    Rows [a, b] reach rows [2a - 1, 2b + 2] of the next map, and columns alike. `clipped` to the map
+    is what must be computed; the library's boxes have one shape wherever they lie.
     """
-    costs, least = layer_flops(model, params), spent_flops(model, params)
-    *_, flat = (name for name in swept_sites(model) if name.startswith("decoder/dense"))
-    following, *later = list(costs)[list(costs).index(flat) + 1 :]
-    side = model.sites[following].shape[0] // 2
-    least[flat] = costs[following] / model.sites[flat].num_units
-    reached = [(row, row) for row in range(side)]
+    first, *_ = (n for n, site in model.sites.items() if n.startswith("decoder/conv"))
+    later = list(model.sites)[list(model.sites).index(first) + 1 :]
+    side = model.sites[first].shape[0] // 2
+    reached, box, shares = [(row, row) for row in range(side)], 1, {}
     for name in later:
         side *= 2
         reached = [(max(2 * a - 1, 0), min(2 * b + 2, side - 1)) for a, b in reached]
+        box = min(2 * box + 2, side)
         # Maps are square, and rows and columns of a position are independent.
-        share = statistics.mean(b - a + 1 for a, b in reached) / side
-        least[flat] += costs[name] * share**2
-    return least
+        length = statistics.mean(b - a + 1 for a, b in reached) if clipped else box
+        shares[name] = (length / side) ** 2
+    return shares
+
+
+def patch_flops(model, params, clipped):
+    """Operations of a patch: the next layer for one unit, then what it reaches of later layers.
+
+    Only units that are one position of the first map reach less than everything.
+    """
+    costs, spent = layer_flops(model, params), {}
+    chain = list(costs)
+    *_, flat = (name for name in swept_sites(model) if name.startswith("decoder/dense"))
+    for name, units in swept_sites(model).items():
+        following, *later = chain[chain.index(name) + 1 :]
+        shares = reached_shares(model, clipped) if name == flat else dict.fromkeys(later, 1.0)
+        spent[name] = costs[following] / units + sum(costs[n] * shares[n] for n in later)
+    return spent
 
 
 class MatrixProducts:
@@ -433,9 +463,9 @@ def measure(args, ours, settings, pools, num_images, num_units):
         progress(f"{num_images} images, round {number + 1} of {args.rounds}")
         time.sleep(0.1)  # Threads of the run before stop spinning.
         rates.append(products.round())
-        seconds = ours.round()
+        prepare, seconds = ours.round()
         each = {name: seconds[name] / num_units[name] for name in seconds}
-        rounds["ours"].append((sum(seconds.values()), each))
+        rounds["ours"].append((prepare + sum(seconds.values()), each))
         for peer, setting in settings.items():
             time.sleep(0.1)
             units = even_subset(num_units, wanted, setting)
@@ -504,11 +534,12 @@ def record_of(args, model, path, peers, num_images, folder):
     for peer, setting in settings.items():
         rows[peer] |= {"setting": str(setting), "difference": differences[peer]}
         rows[peer]["tried_seconds"] = {str(s): seconds for s, seconds in tried[peer].items()}
-    spent = over_all_units(spent_flops(model, params), num_units)
+    unchanged = unchanged_shares(model, params, *images)
+    patch = patch_flops(model, params, clipped=False)
+    done = {name: flops * (1 - unchanged[name]) for name, flops in patch.items()}
     seconds = statistics.median(total for total, _ in rounds["ours"])
-    record = {"rows": rows, "peak_flops_per_second": peak}
-    record["peak_fraction"] = spent * num_images / seconds / peak
-    record["unchanged_shares"] = unchanged_shares(model, params, *images)
+    record = {"rows": rows, "peak_flops_per_second": peak, "unchanged_shares": unchanged}
+    record["peak_fraction"] = over_all_units(done, num_units) * num_images / seconds / peak
     if settings:
         record |= comparison(rows)
     if not args.quick:
@@ -592,7 +623,7 @@ def parse_arguments():
 def run_benchmark(args, model, path, peers, folder):
     """Prints the tables and returns the record."""
     params, _ = read_inputs(path, 1)
-    spent, least = spent_flops(model, params), least_flops(model, params)
+    spent, least = (patch_flops(model, params, clipped) for clipped in (False, True))
     num_units = swept_sites(model)
     print_arithmetic(model, params)
     records = {}

@@ -237,3 +237,26 @@ def test_patch_units_equals_patching_each_unit_in_each_run_also_past_a_skip(site
 def test_grids_that_do_not_fit_are_refused(points, contexts, options, message):
     with pytest.raises(ValueError, match=message):
         sweep(lambda p, c: c, points, contexts, **options)
+
+
+@pytest.mark.parametrize("through", [lambda f: f, jax.jit])
+def test_units_may_be_chosen_and_must_exist(params, contexts, through):
+    x, eps = contexts
+    trace = jax.vmap(MODEL.forward, (None, 0, 0))(params, x, eps)
+    natural = trace.activations[SITE]
+    rows = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
+
+    def swept(units):
+        def over_rows(rows):
+            return patch_units(
+                MODEL.forward, params, MODEL.sites, SITE, rows,
+                lambda y, row: jnp.sum((y - row.clean) ** 2), units=units,
+            )  # fmt: skip
+
+        return through(over_rows)(rows)
+
+    np.testing.assert_allclose(swept(jnp.array([3, 1])), swept(None)[np.array([3, 1])], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"units \[1, 5\] are not all within 0 .. 4"):
+        swept(jnp.array([1, 5]))
+    # Traced units cannot be checked: what they read is NaN, not "no effect".
+    assert jnp.isnan(jax.jit(swept)(jnp.array([1, 5]))[1]).all()

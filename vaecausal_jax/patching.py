@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import BoxPatch
+from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
 from vaecausal_jax.sweeps import Block, Skip, sweep
@@ -83,11 +84,12 @@ def unit_starts(name: str, site: Site, units: Any = None) -> Array:
         ValueError: A unit out of range.
     """
     num_parts = site.num_units if site.unit_axis is not None else site.num_positions
-    units = jnp.arange(num_parts) if units is None else jnp.asarray(units)
-    if not isinstance(units, Tracer) and ((units < 0) | (units >= num_parts)).any():
+    host = np.arange(num_parts) if units is None else concrete(units)
+    if host is not None and ((host < 0) | (host >= num_parts)).any():
         raise ValueError(
-            f"at site {name!r}: units {units} are not all within 0 .. {num_parts - 1}."
+            f"at site {name!r}: units {host.tolist()} are not all within 0 .. {num_parts - 1}."
         )
+    units = jnp.asarray(host if units is None else units)
     if site.unit_axis is None:
         return jnp.stack(jnp.unravel_index(units, site.shape), axis=-1)
     on_axis = jnp.arange(len(site.shape)) == site.unit_axis

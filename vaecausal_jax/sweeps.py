@@ -5,8 +5,8 @@ varied (a unit, a dose, a stacked intervention), contexts are what it is average
 its noise, its donor). ``run`` reduces on the device, so that only the effects leave it.
 
 The grid is walked block by block, contexts in the outer loop and points in the inner one. What
-depends on the context alone, such as the clean run, is computed once and serves all its points
-(XLA moves it out of the inner loop), and memory is that of one block and of the result.
+depends on the context alone, such as the clean run, is computed once and serves all its points (see
+``vaecausal_jax.staging``), and memory is that of one block and of the result.
 """
 
 import math
@@ -20,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, unknown_choice
+from vaecausal_jax.staging import stage
 
 MESH_AXES = ("models", "points", "contexts")
 
@@ -119,7 +120,7 @@ def sweep(
         if models is not None:
             models = _padded(models, num_devices["models"])
         over_grid = _on_mesh(over_grid, mesh, reduction, models is not None)
-    results = over_grid(models, points, contexts, index)
+    results = jax.jit(over_grid)(models, points, contexts, index)
 
     sizes = [num_points] if reduction is not None else [num_points, num_contexts]
     sizes = sizes if num_models is None else [num_models, *sizes]
@@ -173,14 +174,22 @@ def _walk(run, skip, reduction, block, points, rows, *, merge_over):
     num_points = _leading_axis("points", points)
     blocks, rows = _in_blocks(points, block.points), _in_blocks(rows, block.contexts)
 
+    over_points = _over_points(block.points, jax.vmap(run, (None, 0)))
+    one_block = jax.tree.map(lambda a: a[0], blocks)
+    # Three stages: what depends on the model alone, on the contexts too, and on the points.
+    of_model = stage(
+        lambda contexts, block: over_points(block, contexts),
+        (),
+        (jax.tree.map(lambda a: a[0], rows[0]), one_block),
+    )
+
     def at_contexts(contexts):
         """Values of all points in one block of contexts: (points, contexts, ...)."""
-        over_contexts = _over(block.contexts, lambda point, c: run(point, c), (None, 0))
-        over_points = _over(block.points, over_contexts, (0, None))
+        at_block = stage(of_model, (contexts,), (one_block,))
         if skip is None:
-            values = lax.map(lambda block: over_points(block, contexts), blocks)
+            values = lax.map(at_block, blocks)
         else:
-            values = _skipping(over_points, skip, block, blocks, contexts)
+            values = _skipping(at_block, skip, block, blocks, contexts)
         return jax.tree.map(lambda a: a.reshape(num_points, *a.shape[2:]), values)
 
     if reduction is None:
@@ -212,7 +221,7 @@ def _walk(run, skip, reduction, block, points, rows, *, merge_over):
     return jax.vmap(reduction.finish)(state)
 
 
-def _skipping(over_points, skip, block, blocks, contexts):
+def _skipping(at_block, skip, block, blocks, contexts):
     """Runs the blocks of points that change something in any of the contexts."""
     changes = jax.vmap(jax.vmap(skip.changes, (None, 0)), (0, None))
     active = jax.vmap(lambda block: jnp.any(changes(block, contexts)))(blocks)
@@ -224,23 +233,20 @@ def _skipping(over_points, skip, block, blocks, contexts):
 
     def body(i, values):
         place = first_active[i]
-        new = over_points(jax.tree.map(lambda a: a[place], blocks), contexts)
+        new = at_block(jax.tree.map(lambda a: a[place], blocks))
         return jax.tree.map(lambda all_, one: all_.at[place].set(one), values, new)
 
     return lax.fori_loop(0, jnp.sum(active), body, values)
 
 
-def _over(size: int, function: Callable[..., Any], in_axes: tuple[Any, ...]) -> Callable[..., Any]:
-    """``vmap``, but no batch axis inside where there is one element: indices stay plain slices."""
+def _over_points(size: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``vmap`` over points, but no batch axis where there is one: its indices stay plain slices."""
     if size > 1:
-        return jax.vmap(function, in_axes)
+        return jax.vmap(function, (0, None))
 
-    def single(*arguments):
-        unbatched = [
-            argument if axis is None else jax.tree.map(lambda a: a[0], argument)
-            for argument, axis in zip(arguments, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*unbatched))
+    def single(points, contexts):
+        values = function(jax.tree.map(lambda a: a[0], points), contexts)
+        return jax.tree.map(lambda a: a[None], values)
 
     return single
 

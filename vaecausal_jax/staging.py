@@ -1,0 +1,92 @@
+"""Evaluating a function in two stages: what depends on its first arguments alone, then the rest.
+
+A loop over points must not repeat what is the same for all of them. XLA moves some of it out of the
+loop, but leaves the rearranging of a kernel inside, which can cost more than the kernel's use.
+Here the split is made by hand: the function is traced, and every operation whose operands are known
+is carried out at once, through the calls of ``jit`` and of functions with custom derivatives.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+"""Operations that only call a nested program, and the name it goes by."""
+
+
+class _Unknown:
+    """Stands for a value of the second stage."""
+
+
+_UNKNOWN = _Unknown()
+
+
+def stage(function: Callable[..., Any], known: tuple[Any, ...], later: tuple[Any, ...]):
+    """Evaluates now what depends on ``known`` and on captured values alone.
+
+    Operations with effects, such as callbacks, wait for the second stage. Loops and conditionals
+    are carried out whole in one stage or the other.
+
+    Args:
+        function: ``function(*known, *later)``, of pytrees of arrays.
+        known: Its first arguments.
+        later: Its other arguments, or anything of their shapes and types.
+
+    Returns:
+        A function of the other arguments with the value of ``function``.
+    """
+    program, shape = jax.make_jaxpr(function, return_shape=True)(*known, *later)
+    finished: dict[tuple[int, ...], list[Any]] = {}
+    num_later = len(jax.tree.leaves(later))
+    arguments = [*jax.tree.leaves(known), *[_UNKNOWN] * num_later]
+    _evaluate(program, arguments, finished, (), last=False)
+
+    def rest(*later: Any) -> Any:
+        arguments = [*jax.tree.leaves(known), *jax.tree.leaves(later)]
+        results = _evaluate(program, arguments, finished, (), last=True)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return rest
+
+
+def _evaluate(
+    program: ClosedJaxpr,
+    arguments: list[Any],
+    finished: dict[tuple[int, ...], list[Any]],
+    path: tuple[int, ...],
+    *,
+    last: bool,
+) -> list[Any]:
+    """One stage of a program; ``finished`` holds what the first stage did, by place."""
+    jaxpr = program.jaxpr
+    values = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for number, equation in enumerate(jaxpr.eqns):
+        place = (*path, number)
+        operands = [read(atom) for atom in equation.invars]
+        if place in finished:
+            results = finished[place]
+        elif equation.primitive.name in _CALLS:
+            nested = equation.params[_CALLS[equation.primitive.name]]
+            results = _evaluate(nested, operands, finished, place, last=last)
+        elif last or (not equation.effects and not any(o is _UNKNOWN for o in operands)):
+            results = equation.primitive.bind(*operands, **equation.params)
+            results = results if equation.primitive.multiple_results else [results]
+            if not last:
+                finished[place] = results
+        else:
+            results = [_UNKNOWN] * len(equation.outvars)
+        values |= dict(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
