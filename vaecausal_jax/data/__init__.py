@@ -1,9 +1,11 @@
 """Image worlds with known causes: what a data set is, and the dSprites family.
 
 `dataset` holds the interface and all that is generic over it, `sprites` a smooth world drawn at any
-size, `dsprites` the published images, redrawn or read from their archive.
+size, `dsprites` the published images, redrawn or read from their archive. In `causal` factors cause
+one another: structural causal models; `scenes` draws them.
 """
 
+from vaecausal_jax.data import causal, scenes
 from vaecausal_jax.data.dataset import (
     Dataset,
     Factor,
@@ -30,6 +32,7 @@ __all__ = [
     "Factor",
     "Pairs",
     "Sprites",
+    "causal",
     "StoredImages",
     "check_factors",
     "do_factor",
@@ -45,5 +48,6 @@ __all__ = [
     "num_images",
     "sample_factors",
     "sample_images",
+    "scenes",
     "sprites",
 ]
