@@ -10,9 +10,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import xarray as xr
 
-from vaecausal_jax import cli, study
+from vaecausal_jax import cli, disentanglement, study
+from vaecausal_jax.commands import sweep as sweep_command
+from vaecausal_jax.commands.metrics import MetricsCommand
+from vaecausal_jax.commands.sweep import SweepCommand
 
 TINY = dataclasses.replace(
     study.PRESETS["quick"],
@@ -39,7 +44,8 @@ TINY = dataclasses.replace(
 def call(monkeypatch, capsys):
     """Runs the command in this process: exit code, standard output, standard error."""
     # The backend is already up: how many devices it has is settled.
-    monkeypatch.setattr(cli, "_use_all_cores", lambda: None)
+    for module in (cli, sweep_command):
+        monkeypatch.setattr(module, "use_machine", lambda cache: None)
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments):
@@ -142,7 +148,7 @@ def start(arguments, cache):
     )
 
 
-def test_study_interrupted_by_ctrl_c_goes_on_when_it_is_run_again(tmp_path):
+def test_study_interrupted_by_ctrl_c_goes_on_and_its_models_can_be_swept(tmp_path, call):
     (tmp_path / "tiny.json").write_text(json.dumps(study.as_json(TINY)))
     out = tmp_path / "out"
     arguments = ("--config", tmp_path / "tiny.json", "--out", out)
@@ -178,3 +184,103 @@ def test_study_interrupted_by_ctrl_c_goes_on_when_it_is_run_again(tmp_path):
     assert study.from_json(summary["config"]) == TINY
     assert summary["device"]["count"] == len(os.sched_getaffinity(0))
     assert summary["matmul_precision"] == "highest"
+
+    asked = ("sweep", "--study", out, "--sites", "latent/z", "--num-pairs", "2")
+    code, printed, message = call(*asked, "--out", tmp_path / "swept")
+    assert (code, message) == (0, "")
+    assert "vae, seed 0: 2 interventions, at most 40 forward passes" in printed
+    effects = xr.open_zarr(tmp_path / "swept" / "effects.zarr", group="latent/z")
+    assert dict(effects.sizes) == {"unit": 2, "pair": 10}
+    for options, expected in (
+        (("--num-pairs", "3"), "holds another sweep (parts.latent/z.inputs: saved"),
+        (("--family", "vea"), "unknown model '--family vea --seed 0'. Did you mean"),
+        (("--sites", "latent/zz"), "unknown site 'latent/zz'. Did you mean 'latent/z'?"),
+        (("--max-runs", "39"), "that is more than --max-runs 39."),
+        (("--study", tmp_path / "none"), "holds no study; `vaecausal study --out"),
+        (("--question", "pairs", "--max-runs", "9"), "take 30 runs, more than max_runs 9"),
+    ):
+        code, _, message = call(*asked, *options, "--out", tmp_path / "swept")
+        assert code == 2
+        assert expected in message
+
+
+def test_sweep_help_explains_every_option(call):
+    code, out, _ = call("sweep", "--help")
+    assert code == 0
+    for field in dataclasses.fields(SweepCommand):
+        assert f"--{field.name.replace('_', '-')}" in out
+
+
+# Metrics
+
+
+def saved_codes(folder, **changes):
+    rng = np.random.default_rng(0)
+    factors = np.stack([rng.integers(0, size, 90) for size in (2, 3)], axis=1)
+    arrays = {"codes": factors + 0.3 * rng.normal(size=(90, 2)), "factors": factors, **changes}
+    path = folder / "codes.npz"
+    np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
+    return path, arrays
+
+
+def test_metrics_prints_scores_with_interval_and_chance(call, tmp_path):
+    path, arrays = saved_codes(tmp_path)
+    options = ("--metrics", "mig", "dci_lasso", "--replicates", 2, "--shuffles", 1)
+    code, out, err = call("metrics", "--codes", path, *options)
+    assert (code, err) == (0, "")
+    for word in ("metric", "interval", "chance", "dci_lasso_completeness", "60 rows", "Not run"):
+        assert word in out
+    gap = disentanglement.mig(arrays["codes"][:60], arrays["factors"][:60]).value
+    assert f"{gap:.3f}" in out
+
+
+def test_metrics_as_json_is_one_object_of_the_same_numbers(call, tmp_path):
+    path, arrays = saved_codes(tmp_path, codes=np.tile(saved_codes(tmp_path)[1]["codes"], 2))
+    options = ("--metrics", "mig", "gaussian_tc", "--replicates", 0, "--num-train", 50, "--json")
+    code, out, _ = call("metrics", "--codes", path, *options)
+    assert code == 0
+    result = json.loads(out)
+    assert (result["num_rows"], result["num_train"], result["num_codes"]) == (90, 50, 4)
+    gap = result["metrics"]["mig"]
+    expected = disentanglement.mig(arrays["codes"][:50], arrays["factors"][:50]).value
+    np.testing.assert_allclose(gap["value"], expected, atol=1e-6)
+    assert gap["low"] is None
+    assert isinstance(gap["chance"], float)
+    assert "20 bins" in gap["settings"]
+    assert result["metrics"]["gaussian_tc"]["value"] is None  # Infinite: every code is there twice.
+
+
+def test_metrics_help_explains_every_option(call):
+    code, out, _ = call("metrics", "--help")
+    assert code == 0
+    for field in dataclasses.fields(MetricsCommand):
+        assert f"--{field.name.replace('_', '-')}" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, ("--metrics", "mgi"), "unknown metric 'mgi'. Did you mean 'mig'?"),
+        ({}, ("--codes", "{tmp}/none.npz"), "no file {tmp}/none.npz: expected an npz"),
+        ({}, ("--codes", "{tmp}/text.npz"), "{tmp}/text.npz is no npz archive of numeric arrays"),
+        ({"codes": np.array([{}])}, (), "codes.npz is no npz archive of numeric arrays"),
+        ({"factors": None}, (), "codes.npz has no array 'factors', only codes."),
+        ({"codes": np.ones((80, 2))}, (), "factors have shape (90, 2), expected (80, factors)"),
+        ({"codes": np.full((90, 2), np.nan)}, (), "codes[0, 0] is nan"),
+        ({"factors": np.ones((90, 2), int)}, (), "factor 0 has one level"),
+        ({}, ("--num-train", "90"), "num_train is 90, expected 1 to 89"),
+    ],
+)
+def test_mistakes_of_metrics_are_one_line_and_exit_code_2(
+    changes, options, message, call, tmp_path
+):
+    path, _ = saved_codes(tmp_path, **changes)
+    (tmp_path / "text.npz").write_text("not an archive")
+    options = [option.format(tmp=tmp_path) for option in options]
+    if "--codes" not in options:
+        options += ["--codes", path]
+    code, out, err = call("metrics", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("vaecausal: ")
+    assert message.format(tmp=tmp_path) in err
+    assert err.count("\n") == 1

@@ -4,7 +4,21 @@ Models are pure functions with named sites, ``forward(params, x, eps, interventi
 interventions are pytrees; a question is a sweep; an answer is an estimate. See the README.
 """
 
-from vaecausal_jax import data, effects, interventions, mediation, models, objectives, training
+from vaecausal_jax import (
+    data,
+    effects,
+    games,
+    inference,
+    interventions,
+    mediation,
+    models,
+    objectives,
+    patching,
+    reductions,
+    specificity,
+    surrogates,
+    training,
+)
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model
 from vaecausal_jax.sites import Site, Sites, Tape, Trace, list_sites
@@ -23,12 +37,18 @@ __all__ = [
     "TrainConfig",
     "data",
     "effects",
+    "games",
+    "inference",
     "interventions",
     "list_sites",
     "make_train",
     "mediation",
     "models",
     "objectives",
+    "patching",
+    "reductions",
+    "specificity",
+    "surrogates",
     "sweep",
     "training",
 ]

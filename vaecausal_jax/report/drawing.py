@@ -71,7 +71,8 @@ def family_legend(figure: Figure, shown: list[Panel]) -> None:
 
 def mosaic(axes: Axes, images: np.ndarray) -> None:
     """Draws images (rows, columns, height, width, channels) with white gaps of two pixels."""
-    padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1.0)
+    gaps = np.array([(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+    padded = np.pad(images, gaps, constant_values=1.0)
     rows, columns, height, width, channels = padded.shape
     joined = padded.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
     joined = np.clip(np.nan_to_num(joined), 0.0, 1.0)

@@ -39,8 +39,8 @@ DEFINITIONS = {
 
 INTERVALS = (
     "Intervals within one model come from a bootstrap over images or pairs and say nothing about "
-    "other seeds. Intervals over seeds use one value a trained model, so that they hold both the "
-    "seeds' and the images' variance. "
+    "other seeds. Intervals over seeds use one value a trained model: they hold the variance over "
+    "seeds on these images, which all models share, and say nothing about other images. "
     f"Claims about families need at least {MIN_SEEDS} paired seeds."
 )
 

@@ -1,0 +1,1 @@
+"""Bodies of the subcommands of ``vaecausal`` that are more than a call of the library."""

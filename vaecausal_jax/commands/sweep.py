@@ -1,0 +1,126 @@
+"""``vaecausal sweep``: one question put to one trained model of a study."""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaecausal_jax import questions, study
+from vaecausal_jax.commands.setting import progress_bars, report_to, use_machine
+from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.models import Model
+from vaecausal_jax.models.model import forward_flops
+from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.stored_sweeps import Part, run_stored
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand:
+    """Sweep interventions over one trained model of a study, and store every effect.
+
+    Writes effects.zarr, one group a part (open with xarray.open_zarr(path, group=...)), and
+    manifest.json. Interrupted and run again with the same arguments, it goes on where it was.
+
+    Attributes:
+        study: Folder of a finished study.
+        out: Folder for results.
+        question: "units": every unit of every site patched between minimal pairs, both ways;
+            "sites": every site patched whole; "pairs": interactions of every two units of the given
+            sites; "doses": every latent shifted by doses; "factors": do(factor = level) on the
+            input; "attribution": gradient surrogates of "units".
+        family: Which family, as the study names it; the first if not given.
+        seed: Which of its trained models.
+        sites: Which sites; all if not given ("pairs" needs at least one).
+        factors: Which factors minimal pairs change; all if not given.
+        num_pairs: Minimal pairs a factor; for "doses" and "factors" the number of images.
+        doses: Of "doses", in standard deviations.
+        max_runs: The most forward passes to allow.
+        data: As for the study.
+        compilation_cache: As for the study.
+    """
+
+    study: pathlib.Path
+    out: pathlib.Path = pathlib.Path("runs/sweep")
+    question: Literal["units", "sites", "pairs", "doses", "factors", "attribution"] = "units"
+    family: str | None = None
+    seed: int = 0
+    sites: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+    num_pairs: int = 16
+    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    max_runs: int = 10_000_000
+    data: pathlib.Path | None = None
+    compilation_cache: pathlib.Path | None = None
+
+
+def run_sweep_command(command: SweepCommand) -> None:
+    """Runs ``vaecausal sweep``."""
+    use_machine(command.compilation_cache)
+    start = time.perf_counter()
+    data_path = None if command.data is None else str(command.data)
+    config, data, trained = study.load_study(command.study, data_path=data_path)
+    label = (command.family or trained.families[0], command.seed)
+    if label not in trained.labels:
+        valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
+        given = f"--family {label[0]} --seed {label[1]}"
+        raise ValueError(unknown_choice("model", given, valid))
+    number = trained.labels.index(label)
+    params = jax.tree.map(lambda leaf: leaf[number], trained.params)
+    parts = _sweep_parts(command, trained.model, params, data)
+    runs = sum(part.runs for part in parts)
+    flops = runs * forward_flops(trained.model)
+    print(
+        f"{label[0]}, seed {label[1]}: {sum(part.num_points for part in parts)} interventions, at "
+        f"most {runs} forward passes ({flops / 1e9:.3g} GFLOP if each were computed whole)."
+    )
+    if runs > command.max_runs:
+        raise ValueError(f"that is more than --max-runs {command.max_runs}.")
+    asked = dataclasses.asdict(command)
+    spec = {key: asked[key] for key in ("question", "sites", "factors", "num_pairs", "doses")}
+    spec |= {"family": label[0], "seed": label[1], "study": study.as_json(config)}
+    with progress_bars() as bars:
+        path = run_stored(command.out, parts, spec, progress=report_to(bars, "sweep"))
+    print(f"{path} written, {time.perf_counter() - start:.0f} s in all. Parts:")
+    for part in parts:
+        print(f"  xarray.open_zarr({str(path)!r}, group={part.name!r})")
+
+
+def _sweep_parts(command: SweepCommand, model: Model, params: Any, data: Dataset) -> list[Part]:
+    """The parts of the question asked, on images drawn for it."""
+    for name in command.sites:
+        _ = model.sites[name]  # names the nearest, if there is none
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 2), 3)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("contexts",))
+    if command.question in ("doses", "factors"):
+        levels = sample_factors(keys[0], data, command.num_pairs)
+        eps = jax.random.normal(keys[1], (command.num_pairs, *model.noise_shape))
+        if command.question == "factors":
+            return questions.factor_sweeps(model, params, data, levels, eps, mesh=mesh)
+        x = jax.jit(images)(data, levels)
+        return questions.latent_doses(model, params, x, eps, command.doses, mesh=mesh)
+    names = command.factors or factor_names(data)
+    pairs = [
+        minimal_pairs(key, data, name, command.num_pairs)
+        for key, name in zip(jax.random.split(keys[0], len(names)), names, strict=True)
+    ]
+    render = jax.jit(images)
+    x0 = render(data, jnp.concatenate([pair.source for pair in pairs]))
+    x1 = render(data, jnp.concatenate([pair.target for pair in pairs]))
+    eps = jax.random.normal(keys[1], (len(x0), *model.noise_shape))
+    arguments, options = (model, params, x0, x1, eps), {"mesh": mesh}
+    if command.question == "units":
+        return questions.unit_patching(*arguments, sites=command.sites, **options)
+    if command.question == "sites":
+        groups = questions.whole_sites(model, command.sites)
+        return questions.group_patching(*arguments, groups, **options)
+    if command.question == "attribution":
+        return questions.attributions(*arguments, sites=command.sites)
+    if not command.sites:
+        raise ValueError(f"--question pairs needs --sites, among: {', '.join(model.sites)}.")
+    return questions.unit_pairs(
+        *arguments, sites=command.sites, max_runs=command.max_runs, **options
+    )

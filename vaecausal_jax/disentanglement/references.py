@@ -1,0 +1,146 @@
+"""What a number means: floors and ceilings, chance level and interval of any score.
+
+A score is ``score(codes, factors)``, to a number or to several, so everything here is written once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from scipy import special, stats
+
+from vaecausal_jax.disentanglement.arrays import check_codes, factor_levels
+from vaecausal_jax.inference import Estimate
+from vaecausal_jax.sites import Array
+
+ScoreFn = Callable[[Any, Any], Any]
+"""``score(codes, factors)`` of (rows, codes) and (rows, factors), to a number or a few."""
+
+
+def reference_codes(key: Array, factors: ArrayLike) -> dict[str, np.ndarray]:
+    """Codes whose disentanglement is known, for the rows of a factor grid.
+
+    ``perfect``: the factor levels, standardised. ``rotated``: perfect codes times a random
+    orthogonal matrix, the same information on no axis. ``duplicated``: each perfect code twice.
+    ``collapsed``: zeros, a posterior equal to the prior. ``noise``: standard normal, as many codes
+    as factors.
+
+    Args:
+        key: Typed PRNG key.
+        factors: (rows, factors), of levels.
+
+    Returns:
+        Name to codes, (rows, factors), or twice as many columns where duplicated; float32.
+    """
+    levels = factor_levels(factors, len(np.asarray(factors))).index
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    rotation_rng, noise_rng = np.random.default_rng(seed).spawn(2)
+    perfect = (levels - levels.mean(axis=0)) / levels.std(axis=0)
+    width = levels.shape[1]
+    rotation = stats.ortho_group.rvs(width, random_state=rotation_rng) if width > 1 else np.eye(1)
+    codes = {
+        "perfect": perfect,
+        "rotated": perfect @ rotation,
+        "duplicated": np.concatenate([perfect, perfect], axis=1),
+        "collapsed": np.zeros_like(perfect),
+        "noise": noise_rng.normal(size=perfect.shape),
+    }
+    return {name: values.astype(np.float32) for name, values in codes.items()}
+
+
+def floors_and_ceilings(key: Array, score: ScoreFn, factors: ArrayLike) -> dict[str, np.ndarray]:
+    """The score of each of ``reference_codes`` on these factors: what it can and cannot reach.
+
+    Args:
+        key: Typed PRNG key.
+        score: ``score(codes, factors)``.
+        factors: (rows, factors), of levels.
+    """
+    codes = reference_codes(key, factors)
+    return {name: np.asarray(score(values, factors)) for name, values in codes.items()}
+
+
+def shuffle_rows(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
+    """Breaks the tie between codes and factors, and nothing else."""
+    return codes[rng.permutation(len(codes))]
+
+
+def shuffle_columns(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
+    """Breaks the tie between codes as well: each column in an order of its own."""
+    return rng.permuted(codes, axis=0)
+
+
+def estimate_score(
+    key: Array,
+    score: ScoreFn,
+    codes: ArrayLike,
+    factors: ArrayLike,
+    *,
+    description: str,
+    num_train: int | None = None,
+    num_replicates: int = 20,
+    num_shuffles: int = 5,
+    shuffle: Callable[[np.random.Generator, np.ndarray], np.ndarray] = shuffle_rows,
+    level: float = 0.95,
+) -> Estimate:
+    """A score with a bootstrap interval and its chance level.
+
+    The interval is value +- t * s with s the standard deviation over resampled rows and t Student's
+    quantile for so many replicates. It is centred on the value because a resample's duplicates bias
+    plug-in information upwards: percentiles would miss the value itself. It covers rows, not seeds.
+    The chance level (``null``) is the mean score of shuffled codes.
+
+    Args:
+        key: Typed PRNG key.
+        score: ``score(codes, factors)``; one that draws votes keeps its own key.
+        codes: (rows, codes).
+        factors: (rows, factors).
+        description: What the score is and how it was set, in words.
+        num_train: If the score trains on the leading rows, how many: rows are then resampled inside
+            each part, so that no row trains and tests.
+        num_replicates: Bootstrap replicates; 0 for no interval.
+        num_shuffles: Shuffles; 0 for no chance level.
+        shuffle: How chance is made; ``shuffle_columns`` for scores of codes alone.
+        level: Coverage.
+
+    Raises:
+        ValueError: One replicate, a level outside (0, 1), or whatever the score refuses.
+    """
+    if num_replicates == 1 or min(num_replicates, num_shuffles) < 0:
+        raise ValueError(
+            f"num_replicates is {num_replicates} and num_shuffles {num_shuffles}, expected 0 or at "
+            "least 2 replicates, and no negative number."
+        )
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1, such as 0.95, got {level}.")
+    codes, factors = np.asarray(check_codes(codes)), np.asarray(factors)
+    value = np.asarray(score(codes, factors), np.float64)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    ends = [0, len(codes)] if num_train is None else [0, num_train, len(codes)]
+    replicates = []
+    for _ in range(num_replicates):
+        parts = [rng.integers(a, b, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        rows = np.concatenate(parts)
+        replicates.append(np.asarray(score(codes[rows], factors[rows]), np.float64))
+    chance = [np.asarray(score(shuffle(rng, codes), factors)) for _ in range(num_shuffles)]
+    half = np.full_like(value, np.nan)
+    if replicates:
+        quantile = special.stdtrit(num_replicates - 1, 0.5 + level / 2)
+        half = quantile * np.std(replicates, axis=0, ddof=1)
+    return Estimate(
+        value,
+        value - half,
+        value + half,
+        _mean(chance, value),
+        len(codes),
+        1,
+        level,
+        f"bootstrap standard error over rows, {num_replicates} replicates (Student t)",
+        description,
+    )
+
+
+def _mean(chance: list[np.ndarray], like: np.ndarray) -> Any:
+    return np.mean(chance, axis=0) if chance else np.full_like(like, np.nan)
