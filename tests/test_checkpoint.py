@@ -236,11 +236,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import numpy as np, optax
 from vaecausal_jax import checkpoint, models, objectives, training
 
-write = checkpoint._write_atomically
+write = checkpoint.write_text
 def slowly(path, text):  # widens the moment between the data and its manifest
     time.sleep(float(sys.argv[3]))
     write(path, text)
-checkpoint._write_atomically = slowly
+checkpoint.write_text = slowly
 
 model = models.mlp_vae((4, 4, 1), latent_size=2, encoder_dense=(8,), decoder_dense=(8,))
 config = training.TrainConfig(
@@ -486,7 +486,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_training_goes_on_from_it(
 
     def fill(done, total):
         if done == 4 and victim == "manifest":
-            monkeypatch.setattr(checkpoint, "_write_atomically", full)
+            monkeypatch.setattr(checkpoint, "write_text", full)
         elif done == 4:
             monkeypatch.setattr(checkpoint.ocp.StandardCheckpointer, "save", full)
 

@@ -1,7 +1,6 @@
 """Questions: each part equals plain loops of forwards, whatever the slab."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -90,7 +89,9 @@ def test_doses_shift_each_latent_by_its_own_spread(case, tmp_path):
     params, x0, _, eps = case
     doses = (-1.0, 0.0, 2.0)
     result = run(questions.latent_doses(MODEL, params, x0, eps, doses), tmp_path)["latent/z"]
-    z = np.stack([MODEL.forward(params, *c).activations["latent/z"] for c in zip(x0, eps)])
+    z = np.stack(
+        [MODEL.forward(params, *c).activations["latent/z"] for c in zip(x0, eps, strict=True)]
+    )
     for point in range(9):
         latent, dose = int(result.latent[point]), float(result.dose[point])
         assert (latent, dose) == (point // 3, doses[point % 3])

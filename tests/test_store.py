@@ -65,7 +65,7 @@ def test_tuples_in_a_spec_equal_the_lists_they_are_saved_as(tmp_path):
 )
 def test_folder_of_another_spec_is_refused_naming_the_difference(spec, difference, tmp_path):
     store.Parts(tmp_path, SPEC)
-    with pytest.raises(ValueError, match=f"{tmp_path} holds another study: {difference}"):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds another study .{difference}"):
         store.Parts(tmp_path, spec)
 
 

@@ -333,7 +333,7 @@ def test_damaged_part_is_named_and_measured_again_once_deleted(finished, tmp_pat
 )
 def test_folder_of_another_config_is_refused_and_left_alone(change, message, finished):
     before = (finished.folder / "summary.json").read_bytes()
-    with pytest.raises(ValueError, match=f"holds another study: {message}"):
+    with pytest.raises(ValueError, match=f"holds another study .{message}"):
         study.run_study(dataclasses.replace(TINY, **change), finished.folder)
     assert (finished.folder / "summary.json").read_bytes() == before
 
