@@ -60,7 +60,7 @@ def test_tuples_in_a_spec_equal_the_lists_they_are_saved_as(tmp_path):
         ({**SPEC, "config": {**SPEC["config"], "seed": 1}}, "config.seed: saved 0, given 1"),
         ({**SPEC, "config": {**SPEC["config"], "more": 2}}, "config.more: saved None, given 2"),
         ({"config": SPEC["config"]}, "data: saved '', given None"),
-        ({"config": {"seed": 3}}, "config.families .*; config.seed: saved 0, given 3; data"),
+        ({"config": {"seed": 3}}, "config.families: .*; config.seed: saved 0, given 3; data"),
     ],
 )
 def test_folder_of_another_spec_is_refused_naming_the_difference(spec, difference, tmp_path):
