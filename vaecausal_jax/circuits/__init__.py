@@ -1,0 +1,1 @@
+"""Circuits: graphs of effects between units, their modules and their motifs."""
