@@ -17,37 +17,57 @@ outcomes Y(x, M(x')):
 TE = PNDE + TNIE = TNDE + PNIE always; TE = PNDE + PNIE only where INT is zero.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from vaecausal_jax.contrasts import (
+    FourWay,
+    Gram,
+    Mediated,
+    MediationShares,
+    NaturalEffects,
+    Outcomes,
+    four_way,
+    four_way_parts,
+    gram,
+    identity_residual,
+    inner_products,
+    mediation_shares,
+    natural,
+)
 from vaecausal_jax.interventions import Interventions, patch
+from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.patching import Rows, unit_patch, unit_starts
+from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs, unknown_choice
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
-
-class NaturalEffects(NamedTuple):
-    """Effects of one pair of inputs through one mediator; each has the outcome's shape."""
-
-    total_effect: Array
-    natural_direct_effect: Array
-    total_direct_effect: Array
-    natural_indirect_effect: Array
-    total_indirect_effect: Array
-    mediated_interaction: Array
-
-
-class FourWay(NamedTuple):
-    """VanderWeele's decomposition (2014): the four parts add up to the total effect."""
-
-    controlled_direct_effect: Array
-    reference_interaction: Array
-    mediated_interaction: Array
-    natural_indirect_effect: Array
+__all__ = [
+    "FourWay",
+    "Gram",
+    "Mediated",
+    "MediationShares",
+    "NaturalEffects",
+    "Outcomes",
+    "controlled_direct_effect",
+    "four_way",
+    "four_way_parts",
+    "gram",
+    "identity_residual",
+    "inner_products",
+    "mean_activations",
+    "mediate",
+    "mediation_shares",
+    "natural",
+    "natural_effects",
+    "paired_rows",
+    "site_mediation",
+    "unit_mediation",
+]
 
 
 def natural_effects(
@@ -75,15 +95,7 @@ def natural_effects(
     Returns:
         The effects, each of the outcome's shape. Batch with ``jax.vmap``.
     """
-    y00, y11, y01, y10 = _four_runs(forward, params, x0, x1, eps, mediator, outcome)
-    return NaturalEffects(
-        total_effect=y11 - y00,
-        natural_direct_effect=y10 - y00,
-        total_direct_effect=y11 - y01,
-        natural_indirect_effect=y01 - y00,
-        total_indirect_effect=y11 - y10,
-        mediated_interaction=(y11 - y10) - (y01 - y00),
-    )
+    return natural(_runs(forward, params, x0, x1, eps, mediator, outcome))
 
 
 def controlled_direct_effect(
@@ -101,34 +113,75 @@ def controlled_direct_effect(
     return target - outcome(forward(params, x0, eps, baseline))
 
 
-def four_way(effects: NaturalEffects, controlled: Array) -> FourWay:
-    """TE = CDE(m) + INTref(m) + INTmed + PNIE (VanderWeele 2014, Epidemiology 25(5))."""
-    return FourWay(
-        controlled,
-        effects.natural_direct_effect - controlled,
-        effects.mediated_interaction,
-        effects.natural_indirect_effect,
-    )
+def mediate(
+    forward: Forward,
+    params: Any,
+    mediator: Mediator,
+    points: Any,
+    x0: Array,
+    x1: Array,
+    eps: Array,
+    *,
+    outcome: Outcome = outputs,
+    baseline: Mapping[str, Array] | None = None,
+    effect: Callable[[Outcomes], Any] = inner_products,
+    reduction: Reduction | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> Any:
+    """Mediation of paired inputs through a family of mediators of any kind.
 
+    The clean runs, and the layers that a mediator does not touch, are computed once a pair and
+    serve all points. For single units ``unit_mediation`` does less work still.
 
-class Gram(NamedTuple):
-    """Inner products of TE, PNIE and TNIE over the outcome: what a sweep keeps of an image.
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        mediator: ``mediator(point, activations) -> interventions``, e.g. ``mediators.group(sites,
+            name)``, ``.direction``, ``.groups`` (several sites), ``.unit``.
+        points: What it is swept over: a pytree with a leading axis of mediators.
+        x0: Reference inputs, (pairs, ...).
+        x1: Target inputs, (pairs, ...).
+        eps: Noise, (pairs, ...), shared by all arms of a pair.
+        outcome: Trace to the array of interest: an image, a read-out, a scalar.
+        baseline: Site to the value at which a mediator is held for the controlled direct effect:
+            ``mean_activations``, or the optimal constants of ``ablate_optimal``.
+        effect: What is kept of a pair's ``Outcomes``: inner products by default; ``natural`` keeps
+            the effects themselves, ``four_way_parts`` those of the decomposition at the baseline.
+        reduction: See ``sweep``.
+        block: See ``sweep``; its contexts are pairs.
+        mesh: See ``sweep``.
 
-    Every share, residual and magnitude follows from these six numbers per (unit, pair).
+    Returns:
+        ``Mediated``, or what ``effect`` returns, with leading axes (mediators, pairs); or
+        (mediators,) after a reduction.
+
+    Raises:
+        ValueError: Sites, points or a baseline that do not fit, or a mediator without intervention.
     """
 
-    total: Array
-    total_pure: Array
-    total_total: Array
-    pure: Array
-    pure_total: Array
-    total_indirect: Array
+    def run(point, pair):
+        runs = _runs(forward, params, *pair, lambda run: mediator(point, run), outcome, baseline)
+        return effect(runs)
+
+    return sweep(run, points, (x0, x1, eps), reduction=reduction, block=block, mesh=mesh)
 
 
-def gram(y00: Array, y11: Array, y01: Array, y10: Array) -> Gram:
-    """Inner products of the effects of one pair, from its four outcomes."""
-    te, pnie, tnie = (a.reshape(-1) for a in (y11 - y00, y01 - y00, y11 - y10))
-    return Gram(te @ te, te @ pnie, te @ tnie, pnie @ pnie, pnie @ tnie, tnie @ tnie)
+def mean_activations(forward: Forward, params: Any, x: Array, eps: Array) -> dict[str, Array]:
+    """Mean over images of every floating site: the baseline of mean ablation.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        x: Inputs, (images, ...).
+        eps: Noise, (images, ...).
+    """
+    values = jax.vmap(lambda *run: forward(params, *run, {}).activations)(x, eps)
+    return {
+        name: value.mean(0)
+        for name, value in values.items()
+        if jnp.issubdtype(value.dtype, jnp.floating)
+    }
 
 
 def unit_mediation(
@@ -234,43 +287,21 @@ def paired_rows(
     return Rows(x, noise, natural, jnp.roll(natural, x0.shape[0], axis=0), y)
 
 
-class MediationShares(NamedTuple):
-    """Per (unit, pair) contributions; estimate each as a ratio of sums over ``denominator``.
-
-    Attributes:
-        denoising: <PNIE, TE>: what the unit alone restores.
-        noising: <TNIE, TE>: what is lost without it. Its share is the proportion mediated.
-        interaction: noising - denoising; positive for synergy, negative for redundancy.
-        off_axis: |TNIE|^2 outside the direction of TE: collateral change.
-        denominator: |TE|^2.
-    """
-
-    denoising: Array
-    noising: Array
-    interaction: Array
-    off_axis: Array
-    denominator: Array
-
-
-def mediation_shares(grams: Gram) -> MediationShares:
-    """Contributions to the projected shares of METHODS: PM = sum <TNIE, TE> / sum |TE|^2.
-
-    PM + PD = 1 exactly, where PD is the same share of the pure direct effect; PM may leave [0, 1]
-    when parts oppose, and is not clipped.
-    """
-    safe = jnp.where(grams.total > 0, grams.total, 1.0)
-    return MediationShares(
-        denoising=grams.total_pure,
-        noising=grams.total_total,
-        interaction=grams.total_total - grams.total_pure,
-        off_axis=jnp.maximum(grams.total_indirect - grams.total_total**2 / safe, 0.0),
-        denominator=grams.total,
-    )
-
-
-def _four_runs(forward, params, x0, x1, eps, mediator, outcome):
+def _runs(forward, params, x0, x1, eps, mediator, outcome, baseline=None) -> Outcomes:
     reference = forward(params, x0, eps, {})
     target = forward(params, x1, eps, {})
-    denoised = forward(params, x0, eps, mediator(target.activations))
-    noised = forward(params, x1, eps, mediator(reference.activations))
-    return outcome(reference), outcome(target), outcome(denoised), outcome(noised)
+
+    def forced(x, run):
+        interventions = mediator(run)
+        if not interventions:
+            raise ValueError("the mediator returned no intervention: nothing would be mediated.")
+        return outcome(forward(params, x, eps, interventions))
+
+    return Outcomes(
+        outcome(reference),
+        outcome(target),
+        forced(x0, target.activations),
+        forced(x1, reference.activations),
+        None if baseline is None else forced(x0, baseline),
+        None if baseline is None else forced(x1, baseline),
+    )
