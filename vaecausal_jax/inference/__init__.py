@@ -7,6 +7,7 @@ share a base image, or trained models. Which of them a number generalises to is 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect
 from vaecausal_jax.inference.bootstrap import bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.inference.estimate import MIN_SEEDS, Estimate
+from vaecausal_jax.inference.functions import bootstrap_band, bootstrap_function
 from vaecausal_jax.inference.hypotheses import (
     SignFlipTest,
     equivalence_margin,
@@ -52,6 +53,8 @@ __all__ = [
     "UnitMatching",
     "VarianceComponents",
     "bca",
+    "bootstrap_band",
+    "bootstrap_function",
     "bootstrap_mean",
     "bootstrap_ratio",
     "bootstrap_two_level",
