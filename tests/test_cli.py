@@ -36,6 +36,7 @@ TINY = dataclasses.replace(
     num_images=8,
     num_unit_images=4,
     num_pairs=2,
+    num_score_images=500,
     doses=(1.0,),
 )
 

@@ -41,6 +41,7 @@ TINY = dataclasses.replace(
     num_images=10,
     num_unit_images=5,
     num_pairs=4,
+    num_score_images=500,
     doses=(-1.0, 0.5, 1.0),
 )
 SITES = {  # with their units
@@ -119,9 +120,11 @@ def test_all_outputs_are_there(finished):
     assert {p.name for p in (finished.folder / "checkpoints").iterdir()} == {"vae", "beta_vae_0.5"}
     assert {p.stem for p in (finished.folder / "parts").glob("*.npz")} == {
         "health",
+        "codes",
         "input",
         "latent",
         "traversal",
+        "scores",
         *(f"site.{name.replace('/', '.')}" for name in SITES),
     }
     assert not list(finished.folder.rglob("*partial*"))
@@ -137,8 +140,10 @@ def test_progress_counts_up_to_the_end_of_every_stage(finished):
             (60, 60),
         ]
     measured = [call for call in finished.calls if call[0].startswith("measure: ")]
-    assert [call[1] for call in measured] == list(range(11))
-    assert measured[-1] == ("measure: done", 10, 10)
+    assert [call[1] for call in measured] == list(range(12))
+    scored = [call[1:] for call in finished.calls if call[0] == "score codes"]
+    assert scored == [(n, 4) for n in range(5)]
+    assert measured[-1] == ("measure: done", 11, 11)
     assert finished.calls[-1] == ("write tables and report", 1, 1)
 
 
@@ -282,7 +287,7 @@ def test_second_run_computes_nothing_and_ends_the_same(finished, monkeypatch, no
     assert calls[:3] == [
         ("train vae", 60, 60),
         ("train beta_vae_0.5", 60, 60),
-        ("measure: done", 10, 10),
+        ("measure: done", 11, 11),
     ]
 
 

@@ -58,6 +58,7 @@ class StudyConfig:
         num_images: Images for health, strength and dose-response of latents.
         num_unit_images: Of these, the ones that hidden units are resampled on.
         num_pairs: Minimal pairs a factor, for patching and mediation.
+        num_score_images: Images whose codes are scored by the disentanglement metrics.
         doses: Shifts of a latent, in standard deviations of its aggregate posterior.
         mediation_outcome: ``logits`` (near linear, nothing saturates) or ``image``.
     """
@@ -83,6 +84,7 @@ class StudyConfig:
     num_images: int = 256
     num_unit_images: int = 64
     num_pairs: int = 32
+    num_score_images: int = 6000
     doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
     mediation_outcome: str = "logits"
 
@@ -108,6 +110,7 @@ PRESETS: dict[str, StudyConfig] = {
         num_images=128,
         num_unit_images=48,
         num_pairs=8,
+        num_score_images=3000,
     ),
     "dsprites": StudyConfig(
         name="dsprites",
@@ -153,6 +156,11 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         raise ValueError(
             f"num_unit_images {config.num_unit_images} must be from 2 to num_images "
             f"{config.num_images}."
+        )
+    if config.num_score_images < 500:
+        raise ValueError(
+            f"num_score_images {config.num_score_images} is too few to score codes with; it must "
+            "be at least 500."
         )
     if config.data == "pretrained":
         if config.num_seeds != 1:

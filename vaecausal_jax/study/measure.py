@@ -28,6 +28,8 @@ class Inputs(NamedTuple):
         pair_eps: Their noise, (factors x pairs, latents).
         factors0: Factor levels of x0, (factors x pairs, factors).
         factors1: Factor levels of x1.
+        score_x: Images whose codes the disentanglement metrics read, (score images, ...).
+        score_factors: Their factor levels.
     """
 
     x: Array
@@ -38,6 +40,8 @@ class Inputs(NamedTuple):
     pair_eps: Array
     factors0: Array
     factors1: Array
+    score_x: Array
+    score_factors: Array
 
 
 def make_inputs(config: StudyConfig, data: Dataset, model: Model) -> Inputs:
@@ -54,6 +58,8 @@ def make_inputs(config: StudyConfig, data: Dataset, model: Model) -> Inputs:
     factors1 = jnp.concatenate([pair.target for pair in pairs])
     render = jax.jit(images)
     noise = (config.num_images, *model.noise_shape)
+    score_key = jax.random.fold_in(jax.random.key(config.seed), 5)
+    score_factors = sample_factors(score_key, data, config.num_score_images)
     return Inputs(
         x=render(data, sample_factors(image_key, data, config.num_images)),
         eps=jax.random.normal(noise_key, noise),
@@ -63,6 +69,8 @@ def make_inputs(config: StudyConfig, data: Dataset, model: Model) -> Inputs:
         pair_eps=jax.random.normal(pair_noise_key, (factors0.shape[0], *model.noise_shape)),
         factors0=factors0,
         factors1=factors1,
+        score_x=render(data, score_factors),
+        score_factors=score_factors,
     )
 
 
@@ -74,14 +82,16 @@ def image_outcome(trace: Trace) -> Array:
 def measurements(config: StudyConfig, model: Model) -> dict[str, Callable[[Any, Inputs], Any]]:
     """Named pure functions (params, inputs) -> arrays for one model; the parts of a study.
 
-    ``health``: per image and latent, what the model makes of the images. ``input``: how far each
-    factor's change moves each latent mean. ``latent``: resampling and shifting latents.
+    ``health``: per image and latent, what the model makes of the images. ``codes``: posterior means
+    for the disentanglement metrics. ``input``: how far each factor's change moves each latent mean.
+    ``latent``: resampling and shifting latents.
     ``traversal``: images along each latent. ``site/<site>``: patching the site and each of its
     units between minimal pairs, in both directions.
     """
     to_outcome = jax.nn.sigmoid if config.mediation_outcome == "image" else lambda y: y
     parts: dict[str, Callable[[Any, Inputs], Any]] = {
         "health": functools.partial(_health, model),
+        "codes": functools.partial(_codes, model),
         "input": functools.partial(_input_level, model),
         "latent": functools.partial(_latent_level, model, config.doses),
         "traversal": functools.partial(_traversals, model),
@@ -111,6 +121,15 @@ def _health(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
         "variance": jnp.exp(logvar),
         "reconstructed": likelihood.mean(trace.outputs[:8]),
     }
+
+
+def _codes(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
+    eps = jnp.zeros(model.noise_shape)
+
+    def mean(x):
+        return model.forward(params, x, eps).activations["latent/mean"]
+
+    return {"mean": jax.lax.map(mean, inputs.score_x, batch_size=64)}
 
 
 def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:

@@ -29,6 +29,7 @@ from vaecausal_jax.study.config import (
     train_config,
 )
 from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
+from vaecausal_jax.study.scores import score_models
 from vaecausal_jax.study.tables import Trained, effect_tables, estimate_all, summarise
 from vaecausal_jax.training import diagnose, fastest_over_seeds
 
@@ -86,6 +87,7 @@ def run_study(
     trained = train_all(config, data, data_path, folder, progress)
     inputs = make_inputs(config, data, trained.model)
     arrays = measure_all(config, trained, inputs, parts, progress)
+    arrays["scores"] = score_all(config, inputs, arrays["codes"], parts, progress)
     progress("write tables and report", 0, 1)
     pictures = {
         "originals": np.asarray(inputs.x[:8]),
@@ -152,6 +154,7 @@ def train_all(
             "num_images",
             "num_unit_images",
             "num_pairs",
+            "num_score_images",
             "doses",
             "mediation_outcome",
         ):
@@ -199,3 +202,19 @@ def measure_all(
             pool.shutdown(wait=False, cancel_futures=True)
     progress("measure: done", len(todo), len(todo))
     return {name: arrays[name] for name in todo}
+
+
+def score_all(
+    config: StudyConfig, inputs: Inputs, codes: Arrays, parts: store.Parts, progress: Progress
+) -> Arrays:
+    """Scores every model's codes by the disentanglement metrics, unless that is done."""
+    scores = parts.read("scores")
+    if scores is None:
+        scores = score_models(
+            jax.random.fold_in(jax.random.key(config.seed), 6),
+            codes["mean"],
+            np.asarray(inputs.score_factors),
+            progress=functools.partial(progress, "score codes"),
+        )
+        parts.write("scores", scores)
+    return scores

@@ -69,7 +69,7 @@ def estimate_all(config: StudyConfig, data: Dataset, arrays: dict[str, Arrays]) 
         for site in unit_sites(arrays)
     }
     latent = latent_estimates(config, arrays["latent"])
-    models = model_values(arrays["health"], latent, units)
+    models = {**model_values(arrays["health"], latent, units), **arrays["scores"]}
     return Estimates(units, latent, input_estimates(config, data, arrays), models)
 
 

@@ -1,0 +1,69 @@
+"""The disentanglement metrics of a study's models, each beside its chance level.
+
+Every model is scored on the posterior means of the same images. One number a model: its interval is
+the one over seeds, made where families are compared.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vaecausal_jax.disentanglement.suite import score_suite
+from vaecausal_jax.sites import Array
+
+SCORES = (
+    "mig",
+    "dci_fast",
+    "dci_lasso",
+    "sap_discrete",
+    "modularity",
+    "explicitness",
+    "factor_vae",
+    "beta_vae",
+    "irs",
+)
+"""Which of ``disentanglement.METRICS`` a study computes."""
+
+NUM_SHUFFLES = 2
+
+
+def score_models(
+    key: Array,
+    codes: np.ndarray,
+    factors: np.ndarray,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, np.ndarray]:
+    """Scores the codes of every model.
+
+    Args:
+        key: Typed PRNG key, the same for all models, so that they share votes and shuffles.
+        codes: Posterior means, (models, images, latents).
+        factors: Factor levels of the images, (images, factors).
+        progress: Called as (models done, models in all).
+
+    Returns:
+        Score name (``mig``, ``dci_fast_disentanglement``, ...) to (models,), and
+        ``<name>/chance``: the same score where the factors are shuffled, (models,). NaN for
+        models whose codes are not finite, such as those that diverged.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for done, model_codes in enumerate(codes):
+        progress(done, len(codes))
+        if not np.isfinite(model_codes).all():
+            continue
+        for name, value in _score(key, model_codes, factors).items():
+            columns.setdefault(name, np.full(len(codes), np.nan))[done] = value
+    progress(len(codes), len(codes))
+    return columns
+
+
+def _score(key: Array, codes: np.ndarray, factors: np.ndarray) -> dict[str, float]:
+    suite = score_suite(key, codes, factors, SCORES, num_replicates=0, num_shuffles=NUM_SHUFFLES)
+    values = {}
+    for metric, estimates in suite:
+        for label, estimate in estimates.items():
+            name = f"{metric}_{label}" if label else metric
+            values[name] = float(estimate.value)
+            values[f"{name}/chance"] = float(estimate.null)
+    return values
