@@ -27,7 +27,7 @@ def scored():
 @pytest.mark.parametrize("name", ["mig", "dci_fast_disentanglement", "factor_vae", "irs"])
 def test_perfect_codes_score_high_and_noise_scores_as_chance(scored, name):
     perfect, _, noise = scored[0][name]
-    chance = scored[0][f"{name}/chance"][0]
+    chance = scored[0][f"{name}/chance"][2]  # IRS at chance depends on how codes are spread
     assert perfect > 0.9
     assert abs(noise - chance) < 0.15
     assert noise < perfect - 0.3
