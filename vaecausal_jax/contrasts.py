@@ -4,7 +4,7 @@ Two runs, reference ``x0`` and target ``x1``, and a mediator M give four outcome
 two more where M is held at a fixed value m. Everything in mediation is a contrast of these.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -32,14 +32,14 @@ class Outcomes(NamedTuple):
 
 
 class NaturalEffects(NamedTuple):
-    """Effects of one pair of inputs through one mediator; each has the outcome's shape."""
+    """Effects of one pair through one mediator: arrays of the outcome's shape, or estimates."""
 
-    total_effect: Array
-    natural_direct_effect: Array
-    total_direct_effect: Array
-    natural_indirect_effect: Array
-    total_indirect_effect: Array
-    mediated_interaction: Array
+    total_effect: Any
+    natural_direct_effect: Any
+    total_direct_effect: Any
+    natural_indirect_effect: Any
+    total_indirect_effect: Any
+    mediated_interaction: Any
 
 
 class FourWay(NamedTuple):

@@ -3,6 +3,7 @@
 One sweep gives the per-image numbers; the named statistics are means or ratios of them.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, outputs
 from vaecausal_jax.sweeps import Block
 
 
@@ -69,13 +70,8 @@ def resample_effects(
     Returns:
         Effects of every unit, or of every position where the site has no units.
     """
-    for word, values in (("donor", donor), ("base", base)):
-        if values is not None and values.shape[1:] != sites[name].shape:
-            raise ValueError(
-                f"at site {name!r}: {word} has shape {values.shape[1:]}, expected "
-                f"{sites[name].shape}, after its axis of images."
-            )
-    natural, y = _clean(forward, params, sites, name, x, eps, base, outcome)
+    check_values(sites, name, len(x), donor=donor, base=base)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, base, outcome)
     rows = Rows(x, eps, natural, donor, y)
     return _effects(forward, params, sites, name, rows, outcome, block, mesh)
 
@@ -114,7 +110,7 @@ def shift_effects(
             f"({site.num_units},)."
         )
 
-    natural, y = _clean(forward, params, sites, name, x, eps, None, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, None, outcome)
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
     rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), y)
     return _effects(forward, params, sites, name, rows, outcome, block, mesh)
@@ -159,6 +155,29 @@ def standardised_effect(effects: UnitEffects, pixel_sd: Array) -> Array:
     return effects.squared / (effects.num_outputs * pixel_sd**2)
 
 
+def noise_floor(
+    forward: Forward,
+    params: Any,
+    x: Array,
+    eps: Array,
+    other_eps: Array,
+    *,
+    outcome: Outcome = outputs,
+) -> Array:
+    """|y(x, e) - y(x, e')|^2 of nothing but redrawn noise, per image, (images,).
+
+    What a contrast whose arms do not share their noise adds to every squared effect, on average
+    2 sum_j sigma_j^2 |w_j|^2 for a linear decoder. Arms here share it; this is the size below which
+    an effect would be lost otherwise, and a floor for the denominators of shares.
+    """
+
+    def run(image, noise):
+        return outcome(forward(params, image, noise, {}))
+
+    change = jax.vmap(run)(x, eps) - jax.vmap(run)(x, other_eps)
+    return jnp.sum(change.reshape(len(x), -1) ** 2, axis=1)
+
+
 def active_units(means: Array, threshold: float = 0.01) -> Array:
     """Latents whose posterior mean varies over images (Burda et al. 2016, arXiv:1509.00519).
 
@@ -185,7 +204,33 @@ def effective_units(shares: Array | np.ndarray, *, axis: int = 0) -> Any:
     return positive.sum(axis=axis) ** 2 / xp.where(square > 0, square, xp.nan)
 
 
-def _clean(forward, params, sites, name, x, eps, base, outcome) -> tuple[Array, Array]:
+def check_values(sites: Sites, name: str, num_images: int, **values: Array | None) -> None:
+    """Raises ValueError unless each value given is one of the site's an image."""
+    for word, given in values.items():
+        if given is None:
+            continue
+        if given.shape[1:] != sites[name].shape:
+            raise ValueError(
+                f"at site {name!r}: {word} has shape {given.shape[1:]}, expected "
+                f"{sites[name].shape}, after its axis of images."
+            )
+        if given.shape[0] != num_images:
+            raise ValueError(
+                f"at site {name!r}: {word} holds {given.shape[0]} values, expected one an image: "
+                f"{num_images}."
+            )
+
+
+def clean_runs(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    name: str,
+    x: Array,
+    eps: Array,
+    base: Array | None,
+    outcome: Callable[[Trace], Any],
+) -> tuple[Array, Any]:
     """The site's values that are intervened on, natural ones if base is None, and the outcomes."""
 
     def natural_run(image, noise):
@@ -195,6 +240,7 @@ def _clean(forward, params, sites, name, x, eps, base, outcome) -> tuple[Array, 
     def held_run(image, noise, value):
         return outcome(forward(params, image, noise, patch(sites, name, value)))
 
+    sites[name]  # An unknown one is a ValueError.
     if base is None:
         return jax.vmap(natural_run)(x, eps)
     return base, jax.vmap(held_run)(x, eps, base)

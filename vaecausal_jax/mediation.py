@@ -17,6 +17,7 @@ outcomes Y(x, M(x')):
 TE = PNDE + TNIE = TNDE + PNIE always; TE = PNDE + PNIE only where INT is zero.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -161,8 +162,9 @@ def mediate(
     """
 
     def run(point, pair):
-        runs = _runs(forward, params, *pair, lambda run: mediator(point, run), outcome, baseline)
-        return effect(runs)
+        x0, x1, eps = pair
+        bound = functools.partial(mediator, point)
+        return effect(_runs(forward, params, x0, x1, eps, bound, outcome, baseline))
 
     return sweep(run, points, (x0, x1, eps), reduction=reduction, block=block, mesh=mesh)
 

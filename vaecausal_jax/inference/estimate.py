@@ -15,7 +15,8 @@ class Estimate(NamedTuple):
         value: The estimate.
         low: Lower end of the interval.
         high: Upper end.
-        null: What the same statistic gives where nothing was intervened on.
+        null: What the same statistic gives where nothing was intervened on; one number for all, or
+            one for each.
         num_inputs: Images behind each number.
         num_seeds: Trained models behind each number.
         level: Coverage aimed at.
@@ -26,7 +27,7 @@ class Estimate(NamedTuple):
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    null: float
+    null: float | np.ndarray
     num_inputs: int
     num_seeds: int
     level: float
