@@ -78,6 +78,17 @@ class Node(NamedTuple):
             return value.reshape(-1)[unit]
         return jnp.take(value, unit, axis=self.axis)
 
+    def box(self, value: Array, unit: Any) -> tuple[Array, tuple[Any, ...]]:
+        """One unit of a value with all axes, and the first index of that part along each."""
+        if self.num_units == 1:
+            return value, (0,) * len(self.shape)
+        if self.axis is None:
+            start = tuple(jnp.unravel_index(unit, self.shape))
+            return jax.lax.dynamic_slice(value, start, (1,) * len(self.shape)), start
+        start = tuple(unit if i == self.axis else 0 for i in range(len(self.shape)))
+        size = [1 if i == self.axis else length for i, length in enumerate(self.shape)]
+        return jax.lax.dynamic_slice(value, start, size), start
+
     def join(self, parts: Array) -> Array:
         """The value whose units, as from ``take``, are stacked on a leading axis."""
         if self.num_units == 1:

@@ -1,0 +1,297 @@
+"""What a circuit is a circuit of, and how it is run.
+
+A *task* is a behaviour to be explained: pairs of inputs, the reference ("corrupt") ``x0`` and the
+target ("clean") ``x1``, an outcome that differs between them, and a metric of it. Its candidates
+are nodes (units of sites) or edges between them.
+
+A *circuit* is a dictionary of masks: site to booleans (units,) for a circuit of nodes, (source,
+target) to booleans (source units, target units) for one of edges. It is run on ``x1`` with
+everything outside it ablated: held at a reference, one of ``ablation_references``. A node outside
+is held whatever reads it; an edge outside is held for the one unit that reads it
+(``vaecausal_jax.paths``). Sites, or pairs of them, that a circuit does not name are left alone if
+they are nodes, and ablated if they are edges. Scores have the same form, with numbers for booleans;
+floats as masks mix run and reference, so that circuits can be learned.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaecausal_jax import paths
+from vaecausal_jax.games import inner_product
+from vaecausal_jax.interventions import Affine, Replace
+from vaecausal_jax.mediation import mean_activations
+from vaecausal_jax.paths import OUTCOME, Values, Wiring
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs, unknown_choice
+from vaecausal_jax.sweeps import Block, sweep
+
+Key = Any
+"""A site's name (nodes), or (source, target) (edges)."""
+
+Masks = Mapping[Any, Array]
+"""A circuit, or a stack of them with one leading axis: see the module."""
+
+Scores = dict[Any, np.ndarray]
+"""The same keys and shapes as a circuit, one number a node or edge: larger is more important."""
+
+Metric = Callable[[Array, Array, Array], Array]
+"""``metric(y, y0, y1) -> scalar``: how far an outcome is from the reference's to the target's."""
+
+
+class Task(NamedTuple):
+    """A behaviour and its candidate nodes and edges; make one with ``make_task``.
+
+    Attributes:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        wires: Nodes and what they read.
+        x0: Reference inputs, (pairs, ...).
+        x1: Target inputs, (pairs, ...).
+        eps: Noise shared by all arms of a pair, (pairs, ...).
+        outcome: Trace to the array of interest.
+        metric: (y, y0, y1) to a scalar; 0 at y0.
+    """
+
+    forward: Forward
+    params: Any
+    sites: Sites
+    wires: Wiring
+    x0: Array
+    x1: Array
+    eps: Array
+    outcome: Outcome
+    metric: Metric
+
+    @property
+    def node_sites(self) -> list[str]:
+        """Sites whose units are candidates, in the forward's order."""
+        return paths.node_sites(self.wires)
+
+    def take(self, pairs: Any) -> "Task":
+        """The task on some of its pairs (indices), such as one half."""
+        x0, x1, eps = (a[np.asarray(pairs)] for a in (self.x0, self.x1, self.eps))
+        return self._replace(x0=x0, x1=x1, eps=eps)
+
+    def swapped(self) -> "Task":
+        """The task with reference and target exchanged."""
+        return self._replace(x0=self.x1, x1=self.x0)
+
+
+def make_task(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    x0: Array,
+    x1: Array,
+    eps: Array,
+    *,
+    nodes: Sequence[str] = (),
+    outcome: Outcome = outputs,
+    metric: Metric = inner_product,
+) -> Task:
+    """A task, with its wiring found and its arguments checked.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        x0: Reference inputs, (pairs, ...).
+        x1: Target inputs, (pairs, ...).
+        eps: Noise, (pairs, ...).
+        nodes: Sites whose units are candidates; all if empty. Leave out the image and the outputs
+            of a network whose images have one channel: each would be one node that everything
+            passes through.
+        outcome: Trace to the array of interest; a factor read-out, say.
+        metric: By default <y - y0, y1 - y0>, linear in y, 0 at the reference; sums over pairs then
+            make shares of the total effect.
+
+    Raises:
+        ValueError: Unknown sites, or pairs that differ in number or shape.
+    """
+    if not (len(x0) == len(x1) == len(eps)) or len(x0) == 0 or x0.shape != x1.shape:
+        raise ValueError(
+            f"x0 {jnp.shape(x0)}, x1 {jnp.shape(x1)} and eps {jnp.shape(eps)} need one common, "
+            "non-zero number of pairs, and x0 and x1 one shape."
+        )
+    wires = paths.wiring(forward, params, sites, x1[0], eps[0], nodes=nodes, outcome=outcome)
+    return Task(forward, params, sites, wires, x0, x1, eps, outcome, metric)
+
+
+def node_circuit(task: Task, value: bool = True) -> dict[str, Array]:
+    """All candidate nodes, or none of them."""
+    nodes = task.wires.nodes
+    return {name: jnp.full(nodes[name].num_units, value) for name in task.node_sites}
+
+
+def edge_circuit(task: Task, value: bool = True) -> dict[paths.Pair, Array]:
+    """All candidate edges, or none of them."""
+    return paths.all_edges(task.wires) if value else paths.no_edges(task.wires)
+
+
+def task_values(task: Task, x: Array) -> dict[str, Array]:
+    """Every node's natural values at some inputs, (pairs, ...) each."""
+
+    def run(x, eps):
+        return paths.natural_values(
+            task.forward, task.params, task.wires, x, eps, outcome=task.outcome
+        )
+
+    return jax.jit(jax.vmap(run))(x, task.eps)
+
+
+def ablation_references(key: Array, task: Task) -> dict[str, dict[str, Array]]:
+    """The ablations a circuit is judged under: what everything outside it is held at.
+
+    Args:
+        key: Typed PRNG key, for the donors of "resample".
+        task: The task.
+
+    Returns:
+        Name to values of every node, (pairs, ...) each: "corrupt", the pair's own reference run;
+        "resample", the target run of another pair; "mean", the mean over target runs; "zero".
+        The last two only where no node holds codes, which have no mean.
+
+    Raises:
+        ValueError: One pair, which has no donor.
+    """
+    if len(task.x1) < 2:
+        raise ValueError("resampling needs at least two pairs, got one.")
+    corrupt, clean = task_values(task, task.x0), task_values(task, task.x1)
+    shift = jax.random.randint(key, (), 1, len(task.x1))
+    references = {
+        "corrupt": corrupt,
+        "resample": jax.tree.map(lambda a: jnp.roll(a, shift, axis=0), clean),
+    }
+    if all(jnp.issubdtype(a.dtype, jnp.floating) for a in clean.values()):
+        means = mean_activations(task.forward, task.params, task.x1, task.eps)
+        means = {n: means.get(n, value.mean(0)) for n, value in clean.items()}
+        references["mean"] = jax.tree.map(
+            lambda mean, a: jnp.broadcast_to(mean[None], a.shape), means, clean
+        )
+        references["zero"] = jax.tree.map(jnp.zeros_like, clean)
+    return references
+
+
+def run_circuit(task: Task, circuit: Masks, x: Array, eps: Array, reference: Values) -> Array:
+    """The outcome of one input when only the circuit runs on it; everything else is ablated.
+
+    Args:
+        task: The task; its pairs are not used.
+        circuit: Masks of nodes or of edges, not both.
+        x: One input.
+        eps: Its noise.
+        reference: Node to the value it is held at, for this input.
+
+    Raises:
+        ValueError: Masks that do not fit, or of both kinds.
+    """
+    check_circuit(task, circuit)
+    if is_edge_circuit(circuit):
+        run = paths.run_edges(
+            task.forward, task.params, task.wires, x, eps, circuit, reference, outcome=task.outcome
+        )
+        return run[OUTCOME]
+    held = {
+        name: _held(task.wires.nodes[name].spread(jnp.asarray(mask)), reference[name])
+        for name, mask in circuit.items()
+    }
+    return task.outcome(task.forward(task.params, x, eps, held))
+
+
+def circuit_metrics(
+    task: Task, circuits: Masks, reference: Values, *, block: Block | None = None
+) -> Array:
+    """Metric of several circuits on the target input of every pair, as one sweep.
+
+    Args:
+        task: The task.
+        circuits: Masks with a leading axis of circuits.
+        reference: Node to values (pairs, ...), as from ``ablation_references``.
+        block: See ``sweep``.
+
+    Returns:
+        (circuits, pairs).
+    """
+    y0, y1 = outcomes(task)
+    sources = {n: reference[n] for n in reference if n != OUTCOME}
+
+    def run(circuit, pair):
+        x, eps, y0, y1, held = pair
+        return task.metric(run_circuit(task, circuit, x, eps, held), y0, y1)
+
+    return sweep(run, dict(circuits), (task.x1, task.eps, y0, y1, sources), block=block)
+
+
+def outcomes(task: Task) -> tuple[Array, Array]:
+    """Plain outcomes of the reference and target inputs, (pairs, ...) each."""
+
+    def run(x, eps):
+        return jnp.asarray(task.outcome(task.forward(task.params, x, eps, {})))
+
+    run = jax.jit(jax.vmap(run))
+    return run(task.x0, task.eps), run(task.x1, task.eps)
+
+
+def stack_circuits(circuits: Sequence[Masks]) -> dict[Any, Array]:
+    """Circuits of one task along a new leading axis.
+
+    Raises:
+        ValueError: None, or circuits that name different sites or pairs.
+    """
+    if not circuits:
+        raise ValueError("stack_circuits needs at least one circuit, got none.")
+    for position, circuit in enumerate(circuits):
+        if set(circuit) != set(circuits[0]):
+            differing = sorted(map(str, set(circuit) ^ set(circuits[0])))
+            raise ValueError(
+                f"circuits 0 and {position} cannot be stacked: {differing} in one of them only."
+            )
+    return {k: jnp.stack([jnp.asarray(c[k]) for c in circuits]) for k in circuits[0]}
+
+
+def is_edge_circuit(circuit: Masks) -> bool:
+    """Whether the masks are of edges, not of nodes.
+
+    Raises:
+        ValueError: Of both, or of neither.
+    """
+    kinds = {isinstance(key, tuple) for key in circuit}
+    if len(kinds) != 1:
+        raise ValueError(
+            "a circuit is masks of nodes (by site) or of edges (by source and target), got "
+            + ("both." if kinds else "none.")
+        )
+    return kinds.pop()
+
+
+def check_circuit(task: Task, circuit: Masks) -> None:
+    """Raises ValueError unless the masks fit the task's candidates."""
+    if is_edge_circuit(circuit):
+        expected = {pair: task.wires.edge_shape(pair) for pair in circuit}
+    else:
+        for name in circuit:
+            if name not in task.node_sites:
+                raise ValueError(unknown_choice("node", name, task.node_sites))
+        expected = {name: (task.wires.nodes[name].num_units,) for name in circuit}
+    for key, mask in circuit.items():
+        if jnp.shape(mask) != expected[key]:
+            raise ValueError(
+                f"mask of {key!r} has shape {jnp.shape(mask)}, expected {expected[key]}."
+            )
+
+
+def num_parts(circuit: Masks) -> int:
+    """How many nodes or edges a circuit holds."""
+    return sum(int(np.count_nonzero(np.asarray(mask))) for mask in circuit.values())
+
+
+def _held(mask: Array, reference: Array) -> Any:
+    """The intervention that leaves a share of a site and holds the rest at the reference."""
+    if mask.dtype == jnp.bool_:
+        return Replace(~mask, reference)
+    share = mask.astype(reference.dtype)
+    return Affine(jnp.ones_like(mask, bool), share, (1 - share) * reference)
