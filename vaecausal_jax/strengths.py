@@ -27,10 +27,10 @@ from jax.typing import ArrayLike
 from vaecausal_jax.effects import check_values, clean_runs, output_spread
 from vaecausal_jax.inference import (
     Estimate,
-    bootstrap_band,
     bootstrap_mean,
     bootstrap_ratio,
     linearised_ratio,
+    simultaneous,
 )
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.patching import unit_starts
@@ -337,7 +337,7 @@ def estimate_strengths(
             "signed_curvature": ((up + down) / scale**2, f"{shifted}, signed curvature"),
         }
         curves = jnp.concatenate([samples.dose_squared[:, None] / per_output, responses], axis=1)
-        band = bootstrap_band(key, curves, intervention=shifted, **options)
+        band = bootstrap_mean(key, curves, intervention=shifted, interval=simultaneous, **options)
         bands = {
             "dose_response": _root(_pick(band, np.s_[:, 0], f"{shifted}, RMS in output SD")),
             "signed_response": _pick(band, np.s_[:, 1:], f"{shifted}, read-outs over range"),

@@ -7,7 +7,7 @@ share a base image, or trained models. Which of them a number generalises to is 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect
 from vaecausal_jax.inference.bootstrap import bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.inference.estimate import MIN_SEEDS, Estimate
-from vaecausal_jax.inference.functions import bootstrap_band, bootstrap_function
+from vaecausal_jax.inference.functions import bootstrap_function
 from vaecausal_jax.inference.hypotheses import (
     SignFlipTest,
     equivalence_margin,
@@ -25,6 +25,7 @@ from vaecausal_jax.inference.resampling import (
     percentile,
     poisson_weights,
     resample_ratio,
+    simultaneous,
     studentised,
     sum_clusters,
 )
@@ -36,6 +37,7 @@ from vaecausal_jax.inference.seeds import (
     seeds_to_settle,
     smallest_p,
 )
+from vaecausal_jax.inference.sequences import Race, confidence_sequence, race
 from vaecausal_jax.inference.two_level import (
     TwoLevel,
     VarianceComponents,
@@ -47,18 +49,19 @@ from vaecausal_jax.inference.two_level import (
 __all__ = [
     "MIN_SEEDS",
     "Estimate",
+    "Race",
     "Resampled",
     "SignFlipTest",
     "TwoLevel",
     "UnitMatching",
     "VarianceComponents",
     "bca",
-    "bootstrap_band",
     "bootstrap_function",
     "bootstrap_mean",
     "bootstrap_ratio",
     "bootstrap_two_level",
     "claim",
+    "confidence_sequence",
     "equivalence_margin",
     "equivalence_test",
     "expanded_level",
@@ -70,11 +73,13 @@ __all__ = [
     "over_seeds",
     "percentile",
     "poisson_weights",
+    "race",
     "resample_ratio",
     "resample_two_level",
     "seeds_to_reach",
     "seeds_to_settle",
     "sign_flip_test",
+    "simultaneous",
     "smallest_p",
     "split_halves",
     "squared_mean_effect",

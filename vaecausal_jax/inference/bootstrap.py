@@ -12,6 +12,7 @@ from vaecausal_jax.inference.resampling import (
     Interval,
     percentile,
     resample_ratio,
+    simultaneous,
     sum_clusters,
 )
 from vaecausal_jax.sites import Array
@@ -86,7 +87,8 @@ def bootstrap_ratio(
         clusters: (images,) labels of images to be resampled together, e.g. the base image where
             several interventions share one. Each image alone by default.
         interval: Function of a ``Resampled`` and the level. ``percentile`` suits most samples,
-            ``bca`` skewed ones, ``studentised`` those of fewer than about 30 images.
+            ``bca`` skewed ones, ``studentised`` those of fewer than about 30 images; with
+            ``simultaneous`` the last axis before the images is a curve, held as a whole.
 
     Raises:
         ValueError: Fewer than two images or clusters, shapes that do not match, or a level outside
@@ -94,8 +96,12 @@ def bootstrap_ratio(
     """
     check_level(level)
     numerator, denominator = jnp.asarray(numerator, float), jnp.asarray(denominator, float)
-    num_images = numerator.shape[-1]
-    if denominator.shape[-1] != num_images or num_images < 2:
+    num_images = numerator.shape[-1] if numerator.ndim else 0
+    if interval is simultaneous and numerator.ndim < 2:
+        raise ValueError(
+            f"numerator {numerator.shape} is no curve, expected (..., points, images)."
+        )
+    if denominator.shape[-1:] != (num_images,) or num_images < 2:
         raise ValueError(
             f"numerator {numerator.shape} and denominator {denominator.shape} need the same, at "
             "least two, images on their last axis."

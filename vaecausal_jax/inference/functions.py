@@ -1,4 +1,4 @@
-"""Intervals of functions of many means at once, and bands that hold for a whole curve."""
+"""Intervals of functions of many ratios at once: the largest share, an effective number."""
 
 import functools
 from collections.abc import Callable
@@ -72,55 +72,6 @@ def bootstrap_function(
     )
 
 
-def bootstrap_band(
-    key: Array,
-    numerator: ArrayLike,
-    denominator: ArrayLike | None = None,
-    *,
-    intervention: str,
-    null: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-    clusters: ArrayLike | None = None,
-) -> Estimate:
-    """Curves with bands that hold a whole curve at the given level, not each of its points.
-
-    value +- c * error, with c the quantile over replicates of the largest |value* - value| / error*
-    along the curve: a bootstrap t for the maximum, as wide as the points' dependence needs.
-    Montiel Olea & Plagborg-Moller, "Simultaneous Confidence Bands" (2019).
-
-    Args:
-        key: Typed PRNG key.
-        numerator: (..., points, images): the axis before the last is the curve's.
-        denominator: Broadcastable to it; ones, for means, if None.
-        intervention: What was done, in words.
-        null: The curve's value under no intervention.
-        level: Coverage of the whole curve.
-        num_replicates: Bootstrap replicates.
-        clusters: (images,) labels of images to be resampled together.
-
-    Raises:
-        ValueError: As ``bootstrap_function``, or no axis of points.
-    """
-    if np.ndim(numerator) < 2:
-        raise ValueError(
-            f"numerator has shape {np.shape(numerator)}, expected (..., points, images)."
-        )
-    numerator, denominator, num_images, unit = _checked(numerator, denominator, clusters, level)
-    value, low, high = map(np.asarray, _band(key, numerator, denominator, level, num_replicates))
-    return Estimate(
-        value,
-        low,
-        high,
-        null,
-        num_images,
-        1,
-        level,
-        f"simultaneous band along the curve, studentised bootstrap over {unit}",
-        intervention,
-    )
-
-
 def _checked(
     numerator: ArrayLike, denominator: ArrayLike | None, clusters: ArrayLike | None, level: float
 ) -> tuple[Array, Array, int, str]:
@@ -159,21 +110,3 @@ def _function_interval(key, numerator, denominator, function, level, num_replica
     signs = jax.random.rademacher(flip_key, (num_flips, num_images), numerator.dtype)
     flipped = divide(weighted(signs, numerator), denominator.sum(-1)[None])
     return value, *ends, jax.vmap(function)(flipped).mean(0)
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _band(key, numerator, denominator, level, num_replicates):
-    resampled = resample_ratio(key, numerator, denominator, num_replicates=num_replicates)
-    change = jnp.abs(resampled.values - resampled.value[None])
-    pivot = jnp.where(
-        resampled.errors > 0,
-        divide(change, resampled.errors),
-        jnp.where(change == 0, 0.0, jnp.inf),
-    )
-    # Points without any spread are known exactly and widen nothing; undefined ones are left out.
-    pivot = jnp.where(resampled.error[None] > 0, pivot, 0.0)
-    largest = jnp.nanmax(pivot, axis=-1)
-    _, factor = quantiles(largest, *(jnp.full(largest.shape[1:], level),) * 2)
-    half = jnp.where(resampled.error > 0, factor[..., None] * resampled.error, 0.0)
-    half = jnp.where(jnp.isnan(resampled.value), jnp.nan, half)
-    return resampled.value, resampled.value - half, resampled.value + half

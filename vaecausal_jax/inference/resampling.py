@@ -38,7 +38,8 @@ class Resampled(NamedTuple):
 
 
 Interval = Callable[[Resampled, float], tuple[Array, Array]]
-"""The lower and upper end at a level of coverage: ``percentile``, ``bca`` or ``studentised``."""
+"""The lower and upper end at a level of coverage: ``percentile``, ``bca``, ``studentised`` or
+``simultaneous``."""
 
 
 def poisson_weights(key: Array, num_replicates: int, num_samples: int) -> Array:
@@ -184,6 +185,26 @@ def studentised(resampled: Resampled, level: float) -> tuple[Array, Array]:
     # Without any spread the interval is the value, whatever the pivot.
     step = [jnp.where(resampled.error > 0, resampled.error * q, 0.0) for q in (above, below)]
     return resampled.value - step[0], resampled.value - step[1]
+
+
+def simultaneous(resampled: Resampled, level: float) -> tuple[Array, Array]:
+    """Bands that hold a whole curve at the level, not each point: the last axis is the curve's.
+
+    value -+ c * error, with c the quantile over replicates of the largest |value* - value| / error*
+    along the curve: as wide as the dependence of its points needs. Montiel Olea & Plagborg-Moller,
+    "Simultaneous confidence bands" (2019). Points that never vary are known, and widen nothing.
+    """
+    change = jnp.abs(resampled.values - resampled.value[None])
+    pivot = jnp.where(
+        resampled.errors > 0,
+        divide(change, resampled.errors),
+        jnp.where(change == 0, 0.0, jnp.inf),
+    )
+    # Undefined points are NaN in the result and no part of the maximum.
+    pivot = jnp.where((resampled.error[None] > 0) & ~jnp.isnan(pivot), pivot, 0.0)
+    _, factor = quantiles(pivot.max(-1), *(jnp.full(pivot.shape[1:-1], level),) * 2)
+    half = jnp.where(resampled.error > 0, factor[..., None] * resampled.error, 0.0)
+    return resampled.value - half, resampled.value + half
 
 
 def weighted(weights: Array, samples: Array) -> Array:
