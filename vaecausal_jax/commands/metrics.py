@@ -1,71 +1,163 @@
-"""``vaecausal metrics``: disentanglement scores of saved codes, as a table or as JSON."""
+"""``vaecausal metrics``: disentanglement scores of codes or of models, as tables or as JSON."""
 
 import dataclasses
 import json
-import math
 import pathlib
 import zipfile
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
-import rich.table
 import tyro
 
+from vaecausal_jax import study
+from vaecausal_jax.commands.metric_tables import (
+    as_json,
+    comparison_table,
+    full_name,
+    metric_table,
+)
+from vaecausal_jax.commands.setting import use_machine
+from vaecausal_jax.data import dsprites_exact, num_images, sample_factors
+from vaecausal_jax.data.dataset import Dataset, factors_at
 from vaecausal_jax.disentanglement.arrays import split_rows
+from vaecausal_jax.disentanglement.posteriors import Posteriors, encode, posterior_scores
+from vaecausal_jax.disentanglement.references import reference_codes
 from vaecausal_jax.disentanglement.suite import METRICS, QUICK, score_suite
+from vaecausal_jax.disentanglement.udr import udr_lasso
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.models import Model, burgess_vae
+from vaecausal_jax.objectives import kl_per_latent
+from vaecausal_jax.pretrained import DSPRITES_FILES, REFERENCE_SCORES, load_dsprites_vae
+from vaecausal_jax.sites import unknown_choice
+
+PROTOCOL = (
+    "mig",
+    "dci_boosted",
+    "sap_discrete",
+    "factor_vae",
+    "beta_vae",
+    "modularity",
+    "explicitness",
+    "irs_binned",
+)
+"""The field's protocol (Locatello et al. 2019, arXiv:1811.12359), by names of ``METRICS``."""
+
+REFERENCES = ("perfect", "rotated", "noise")
+"""Codes on the same factors that are scored beside the models'."""
 
 _SAVE = "Save one with numpy.savez(path, codes=codes, factors=factors)."
+_UDR_ROWS = 1000
+_FILE_WIDTH = 132
 
 
 @dataclasses.dataclass(frozen=True)
 class MetricsCommand:
-    """Score saved codes: every disentanglement metric with its interval and chance level.
+    """Score codes by disentanglement metrics, each with interval, chance, floor and ceiling.
+
+    The codes are those of a file, of the trained models of a study, or of pretrained VAEs, whose
+    scores are set against those that the public implementation gives them.
 
     Attributes:
         codes: An npz file with two arrays: codes (rows, codes), such as posterior means, and
             factors (rows, factors), the level of each ground-truth factor.
-        metrics: Names of metrics, or "all"; by default those that take seconds. Of the others
-            dci_gbt takes minutes, once for every replicate and shuffle.
+        study: Folder of a finished study, whose models are scored on posterior means.
+        pretrained: Folder of pretrained dSprites VAEs as npz: the field's full protocol.
+        families: Which families of --study or --pretrained; all if not given.
+        metrics: Names of metrics, or "all"; by default those that take seconds for --codes, and the
+            field's protocol otherwise. Of the others dci_gbt takes minutes.
+        num_images: Images that models are scored on, drawn without replacement if the whole set is
+            asked for (dSprites: 737280, half an hour a model on two cores).
         num_train: Leading rows that predictors train on and that the other metrics read; the rest
-            test. Two thirds if not given.
-        replicates: Bootstrap replicates behind each interval; 0 for none.
-        shuffles: Shuffles behind each chance level; 0 for none.
-        seed: Of votes, resamples and shuffles.
-        json: Print one JSON object instead of a table.
+            test. If not given two thirds; of 15,000 images or more 10,000, and 5,000 to test.
+        replicates: Bootstrap replicates behind each interval, 0 for none; if not given 20 for
+            metrics that take seconds, 0 for slow ones.
+        shuffles: Shuffles behind each chance level, 0 for none; if not given 5 and 0, likewise.
+        references: Score perfect, rotated and noise codes of the same factors too.
+        seed: Of images, votes, resamples and shuffles.
+        json: Print one JSON object instead of tables.
+        data: As for the study.
+        compilation_cache: As for the study.
     """
 
-    codes: pathlib.Path
-    metrics: tuple[str, ...] = QUICK
+    codes: pathlib.Path | None = None
+    study: pathlib.Path | None = None
+    pretrained: pathlib.Path | None = None
+    families: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    num_images: Annotated[int, tyro.conf.arg(name="num-images")] = 30_000
     num_train: Annotated[int | None, tyro.conf.arg(name="num-train")] = None
-    replicates: int = 20
-    shuffles: int = 5
+    replicates: int | None = None
+    shuffles: int | None = None
+    references: bool = True
     seed: int = 0
     json: bool = False
+    data: pathlib.Path | None = None
+    compilation_cache: pathlib.Path | None = None
+
+
+class Source(NamedTuple):
+    """Codes to be scored.
+
+    Attributes:
+        name: Where they come from.
+        codes: By label, (rows, codes).
+        factors: (rows, factors).
+        num_train: Rows that train.
+        num_test: Rows that test.
+        measured: By label what else is known of the model.
+    """
+
+    name: str
+    codes: dict[str, np.ndarray]
+    factors: np.ndarray
+    num_train: int
+    num_test: int
+    measured: dict[str, dict[str, Estimate]]
 
 
 def run_metrics_command(command: MetricsCommand) -> None:
     """Runs ``vaecausal metrics``."""
-    codes, factors = read_codes(command.codes)
-    names = tuple(METRICS) if command.metrics == ("all",) else command.metrics
-    scores = score_suite(
-        jax.random.key(command.seed),
-        codes,
-        factors,
-        names,
-        num_train=command.num_train,
-        num_replicates=command.replicates,
-        num_shuffles=command.shuffles,
-    )
-    num_train = split_rows(len(codes), command.num_train)
+    given = [name for name in ("codes", "study", "pretrained") if getattr(command, name)]
+    if len(given) != 1:
+        got = " and ".join(f"--{name}" for name in given) or "none"
+        raise ValueError(f"expected one of --codes, --study and --pretrained, got {got}.")
+    names = command.metrics or (QUICK if command.codes else PROTOCOL)
+    names = tuple(METRICS) if names == ("all",) else names
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(unknown_choice("metric", name, METRICS))
+    use_machine(command.compilation_cache)
+    source = _read(command)
+    scores = {
+        label: {**source.measured.get(label, {}), **_score(command, names, codes, source)}
+        for label, codes in source.codes.items()
+    }
+    references = _score_references(command, names, source) if command.references else {}
+    expected = REFERENCE_SCORES if command.pretrained else {}
     if command.json:
-        print(json.dumps(_as_json(command, codes, factors, num_train, dict(scores)), indent=2))
-    else:
-        title = f"{command.codes.name}: {codes.shape[1]} codes, {factors.shape[1]} factors"
-        rows = f"{num_train} rows scored or trained on, {len(codes) - num_train} to test on"
-        rich.console.Console().print(_table(f"{title}, {rows}", dict(scores)))
+        record = as_json(source, scores, references, expected)
+        if command.codes:  # One table of codes: its numbers on top.
+            (only,) = record.pop("models").values()
+            record |= {"file": str(command.codes), **only}
+        print(json.dumps({"seed": command.seed, **record}, indent=2))
+        return
+    console = rich.console.Console()
+    if not console.is_terminal:  # A file has no width to keep to.
+        console = rich.console.Console(width=_FILE_WIDTH)
+    left_out = () if command.pretrained else [name for name in METRICS if name not in names]
+    for label in scores:
+        width = source.codes[label].shape[1]
+        title = (
+            f"{label}: {width} codes, {source.factors.shape[1]} factors, {source.num_train} rows "
+            f"scored or trained on, {source.num_test} to test on"
+        )
+        console.print(metric_table(title, scores[label], references, left_out))
+    if expected:
+        console.print(comparison_table(scores, references, expected))
 
 
 def read_codes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -88,54 +180,100 @@ def read_codes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return arrays["codes"], arrays["factors"]
 
 
-def _table(title: str, scores: dict[str, dict[str, Estimate]]) -> rich.table.Table:
-    left_out = [name for name in METRICS if name not in scores]
-    more = f" Not run: {', '.join(left_out)} (--metrics)." if left_out else ""
-    table = rich.table.Table(
-        title=title,
-        caption="Interval: 95%, over rows of this one model. Chance: codes shuffled. Settings: "
-        f"--json.{more}",
-    )
-    table.add_column("metric", no_wrap=True)
-    for column in ("score", "interval", "chance"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, estimates in scores.items():
-        for label, e in estimates.items():
-            interval = "" if math.isnan(e.low) else f"{e.low:.3f} to {e.high:.3f}"
-            chance = "" if math.isnan(e.null) else f"{e.null:.3f}"
-            table.add_row(_full_name(name, label), f"{e.value:.3f}", interval, chance)
-    return table
+def _read(command: MetricsCommand) -> Source:
+    if command.codes:
+        codes, factors = read_codes(command.codes)
+        num_train = split_rows(len(codes), command.num_train)
+        label = command.codes.name
+        return Source(
+            str(command.codes), {label: codes}, factors, num_train, len(codes) - num_train, {}
+        )
+    if command.study:
+        data_path = None if command.data is None else str(command.data)
+        _, data, trained = study.load_study(command.study, data_path=data_path)
+        families = _families(command, trained.families)
+        rows = [i for i, (family, _) in enumerate(trained.labels) if family in families]
+        labels = [f"{trained.labels[i][0]} seed {trained.labels[i][1]}" for i in rows]
+        params = jax.tree.map(lambda leaf: leaf[np.array(rows)], trained.params)
+        return _encoded(command, str(command.study), labels, trained.model, params, data)
+    labels = _families(command, DSPRITES_FILES)
+    params = [load_dsprites_vae(str(command.pretrained), name) for name in labels]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    model = burgess_vae((64, 64, 1))
+    return _encoded(command, str(command.pretrained), labels, model, stacked, dsprites_exact())
 
 
-def _as_json(command, codes, factors, num_train, scores) -> dict:
-    return {
-        "file": str(command.codes),
-        "num_rows": len(codes),
-        "num_train": num_train,
-        "num_codes": codes.shape[1],
-        "num_factors": factors.shape[1],
-        "seed": command.seed,
-        "metrics": {
-            _full_name(name, label): {
-                "value": _number(e.value),
-                "low": _number(e.low),
-                "high": _number(e.high),
-                "chance": _number(e.null),
-                "level": e.level,
-                "num_rows": e.num_inputs,
-                "settings": e.intervention,
-                "method": e.method,
-            }
-            for name, estimates in scores.items()
-            for label, e in estimates.items()
-        },
+def _families(command: MetricsCommand, valid: Sequence[str] | dict) -> list[str]:
+    for name in command.families:
+        if name not in valid:
+            raise ValueError(unknown_choice("family", name, valid))
+    return [name for name in valid if not command.families or name in command.families]
+
+
+def _encoded(
+    command: MetricsCommand, name: str, labels: list[str], model: Model, params: Any, data: Dataset
+) -> Source:
+    """Posterior means of every model on the same images, and what their posteriors say."""
+    if command.num_images < 3:
+        raise ValueError(f"--num-images is {command.num_images}, expected 3 or more.")
+    image_key, score_key = jax.random.split(jax.random.key(command.seed))
+    if command.num_images == num_images(data):
+        factors = factors_at(data, jax.random.permutation(image_key, num_images(data)))
+    else:
+        factors = sample_factors(image_key, data, command.num_images)
+    protocol = command.num_images >= 15_000 and command.num_train is None
+    num_train = 10_000 if protocol else split_rows(command.num_images, command.num_train)
+    num_test = 5_000 if protocol else command.num_images - num_train
+    found = encode(model, params, data, factors)
+    measured = {
+        label: posterior_scores(score_key, Posteriors(*(a[i] for a in found)))
+        for i, label in enumerate(labels)
     }
+    if len(labels) > 1:
+        for label, agreement in zip(labels, _udr(found), strict=True):
+            measured[label]["udr_lasso"] = agreement
+    codes = {label: np.asarray(found.mean[i]) for i, label in enumerate(labels)}
+    return Source(name, codes, np.asarray(factors), num_train, num_test, measured)
 
 
-def _full_name(name: str, label: str) -> str:
-    return f"{name}_{label}" if label else name
+def _udr(found: Posteriors) -> list[Estimate]:
+    kl = jnp.mean(kl_per_latent(found.mean, found.logvar), axis=1)
+    values = udr_lasso(np.asarray(found.mean[:, :_UDR_ROWS]), np.asarray(kl)).value
+    rows = min(_UDR_ROWS, found.mean.shape[1])
+    words = f"UDR, lasso alpha 0.1, KL above 0.01 nats, against {len(values) - 1} other models"
+    nan = np.full((), np.nan)
+    return [
+        Estimate(v, nan, nan, float("nan"), rows, 1, 0.95, "median, no interval", words)
+        for v in values
+    ]
 
 
-def _number(value) -> float | None:
-    """A JSON number; null where it is not finite, which JSON cannot say."""
-    return float(value) if math.isfinite(value) else None
+def _score(command, names, codes, source: Source, *, bare: bool = False) -> dict[str, Estimate]:
+    """Every metric of one table of codes, by full name."""
+    key = jax.random.key(command.seed)
+    found = {}
+    for name in names:
+        quick = METRICS[name].quick
+        replicates, shuffles = (
+            (0 if bare else given if given is not None else default * quick)
+            for given, default in ((command.replicates, 20), (command.shuffles, 5))
+        )
+        suite = score_suite(
+            key,
+            codes,
+            source.factors,
+            (name,),
+            num_train=source.num_train,
+            num_test=source.num_test,
+            num_replicates=replicates,
+            num_shuffles=shuffles,
+        )
+        for _, estimates in suite:
+            found |= {full_name(name, label): e for label, e in estimates.items()}
+    return found
+
+
+def _score_references(command, names, source: Source) -> dict[str, dict[str, Estimate]]:
+    width = next(iter(source.codes.values())).shape[1]
+    codes = reference_codes(jax.random.key(command.seed), source.factors, num_noise=width)
+    return {name: _score(command, names, codes[name], source, bare=True) for name in REFERENCES}

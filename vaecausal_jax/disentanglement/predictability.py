@@ -174,7 +174,7 @@ def fit_logistic(x, y: np.ndarray, **options) -> linear_model.LogisticRegression
 def _area(probability: np.ndarray, levels: np.ndarray) -> float:
     """Mean area under the ROC curve of the classes that some rows are of and some are not."""
     ranks = stats.rankdata(probability, axis=0)
-    own = levels[:, None] == np.arange(ranks.shape[1])
+    own = levels[:, None] == np.arange(probability.shape[1])
     positive = own.sum(axis=0)
     pairs = positive * (len(levels) - positive)
     above = np.sum(ranks * own, axis=0) - positive * (positive + 1) / 2

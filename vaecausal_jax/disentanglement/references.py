@@ -19,17 +19,19 @@ ScoreFn = Callable[[Any, Any], Any]
 """``score(codes, factors)`` of (rows, codes) and (rows, factors), to a number or a few."""
 
 
-def reference_codes(key: Array, factors: ArrayLike) -> dict[str, np.ndarray]:
+def reference_codes(
+    key: Array, factors: ArrayLike, *, num_noise: int | None = None
+) -> dict[str, np.ndarray]:
     """Codes whose disentanglement is known, for the rows of a factor grid.
 
     ``perfect``: the factor levels, standardised. ``rotated``: perfect codes times a random
     orthogonal matrix, the same information on no axis. ``duplicated``: each perfect code twice.
-    ``collapsed``: zeros, a posterior equal to the prior. ``noise``: standard normal, as many codes
-    as factors.
+    ``collapsed``: zeros, a posterior equal to the prior. ``noise``: standard normal.
 
     Args:
         key: Typed PRNG key.
         factors: (rows, factors), of levels.
+        num_noise: Columns of the noise: as many as factors if None. Some floors depend on it.
 
     Returns:
         Name to codes, (rows, factors), or twice as many columns where duplicated; float32.
@@ -45,7 +47,7 @@ def reference_codes(key: Array, factors: ArrayLike) -> dict[str, np.ndarray]:
         "rotated": perfect @ rotation,
         "duplicated": np.concatenate([perfect, perfect], axis=1),
         "collapsed": np.zeros_like(perfect),
-        "noise": noise_rng.normal(size=perfect.shape),
+        "noise": noise_rng.normal(size=(len(perfect), num_noise or width)),
     }
     return {name: values.astype(np.float32) for name, values in codes.items()}
 

@@ -1,7 +1,8 @@
 """The scores by name, each with its chance level and interval, on one table of codes.
 
 All describe the same rows: scores without training read the training rows, as in the field's
-protocol (10,000 rows, and 5,000 more to test the predictors on).
+protocol (10,000 rows, and 5,000 more to test the predictors on). Votes are drawn from every row
+given: there the protocol draws from the whole data set, so pass more rows, or all of it.
 """
 
 import functools
@@ -94,6 +95,10 @@ METRICS = {
     ),
     "sap_continuous": Metric(_value(sap_continuous), "SAP, squared correlation"),
     "irs": Metric(_value(irs), "interventional robustness, quantile 0.99, factors as they are"),
+    "irs_binned": Metric(
+        _value(functools.partial(irs, num_bins=20)),
+        "interventional robustness, quantile 0.99, factors in 20 bins",
+    ),
     "factor_vae": Metric(
         _value(factor_vae_score),
         "FactorVAE score, 10,000 + 5,000 votes of 64 rows, codes with SD below 0.05 left out",
@@ -142,6 +147,7 @@ def score_suite(
     names: Sequence[str] = QUICK,
     *,
     num_train: int | None = None,
+    num_test: int | None = None,
     num_replicates: int = 20,
     num_shuffles: int = 5,
 ) -> Iterator[tuple[str, dict[str, Estimate]]]:
@@ -153,6 +159,7 @@ def score_suite(
         factors: (rows, factors), two or more, of levels.
         names: Of ``METRICS``.
         num_train: Leading rows that train and are scored; two thirds if None.
+        num_test: Rows after them that test; all others if None. Further rows serve votes alone.
         num_replicates: Bootstrap replicates of each score; 0 for no interval.
         num_shuffles: Shuffles of each score; 0 for no chance level.
 
@@ -167,14 +174,21 @@ def score_suite(
             raise ValueError(unknown_choice("metric", name, METRICS))
     codes = np.asarray(check_codes(codes, least=2))
     num_train = split_rows(len(codes), num_train)
+    num_test = len(codes) - num_train if num_test is None else num_test
+    if not 0 < num_test <= len(codes) - num_train:
+        raise ValueError(
+            f"num_test is {num_test}, expected 1 to the {len(codes) - num_train} rows after the "
+            f"{num_train} that train."
+        )
     levels = factor_levels(factors, len(codes), least=2).index
     vote_key, resample_key = jax.random.split(key)
 
     def estimate(metric: Metric) -> dict[str, Estimate]:
-        score, rows = metric.score, slice(None if metric.trains else num_train)
+        score, rows = metric.score, slice(num_train)
         if metric.draws:
-            score = functools.partial(score, vote_key)
+            score, rows = functools.partial(score, vote_key), slice(None)
         if metric.trains:
+            rows = slice(num_train + num_test)
             score = functools.partial(score, num_train=num_train)
         whole = estimate_score(
             resample_key,
