@@ -1,0 +1,256 @@
+"""Finders: what says how much each unit and edge matters, given a network and pairs of runs.
+
+A finder is any function ``(forward, params, sites, pairs) -> Scores``. To try your own:
+
+    def saliency(forward, params, sites, pairs):
+        def score(name):
+            def outcome(x, eps, shift):
+                moved = interventions.shift_by(sites, name, shift)
+                return jnp.sum(forward(params, x, eps, moved).outputs ** 2)
+
+            zero = jnp.zeros(sites[name].shape)
+            slopes = jax.vmap(jax.grad(outcome, 2), (0, 0, None))(pairs.x0, pairs.eps, zero)
+            return jnp.abs(slopes).mean(0)
+
+        return Scores({name: score(name) for name in inner_sites(sites)})
+
+and hand ``{**FINDERS, "saliency": saliency}`` to ``benchmarks.planted.compare``.
+
+Scores are not negative and comparable across sites. Finders of this module are pure and traceable;
+all arms of a pair share its noise. Along the total effect TE means the inner product of the change
+of the outputs with y(x1) - y(x0).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vaecausal_jax import surrogates
+from vaecausal_jax.effects import resample_effects
+from vaecausal_jax.interventions import patch
+from vaecausal_jax.mediation import paired_rows, unit_mediation
+from vaecausal_jax.patching import Rows, patch_units
+from vaecausal_jax.planted.network import Edge, Pairs
+from vaecausal_jax.sites import Array, Forward, Sites, outputs
+from vaecausal_jax.sweeps import sweep
+
+BACKWARD = 2
+"""What a gradient costs beyond its forward, in forwards."""
+
+
+class Scores(NamedTuple):
+    """What a finder found.
+
+    Attributes:
+        nodes: Site to (units,); empty if the finder has no opinion on nodes.
+        edges: (source, target) to (sources, targets), of consecutive sites; empty if the finder has
+            no opinion on edges.
+        samples: Site to (units, pairs): estimates of ``Truth.effects`` pair by pair, where the
+            finder makes such.
+        passes: Forward passes it took; NaN if unknown.
+    """
+
+    nodes: dict[str, Array]
+    edges: dict[Edge, Array] = {}  # noqa: RUF012 - never changed
+    samples: dict[str, Array] = {}  # noqa: RUF012 - never changed
+    passes: float = float("nan")
+
+
+Finder = Callable[[Forward, Any, Sites, Pairs], Scores]
+
+
+def denoising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching in one direction: mean |PNIE|^2 of the target's unit in the reference run."""
+    return _patched(forward, params, sites, pairs)
+
+
+def noising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching in the other: mean |TNIE|^2 of the reference's unit in the target run."""
+    turned = pairs._replace(x0=pairs.x1, x1=pairs.x0)
+    return _patched(forward, params, sites, turned)._replace(samples={})
+
+
+def both_directions(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching both ways, the larger counting: sees the inputs of AND and of OR."""
+    nodes, samples = {}, {}
+    for name in inner_sites(sites):
+        grams = unit_mediation(forward, params, sites, name, pairs.x0, pairs.x1, pairs.eps)
+        nodes[name] = jnp.maximum(grams.pure.mean(1), grams.total_indirect.mean(1))
+        samples[name] = grams.pure
+    units = sum(sites[name].num_units for name in nodes)
+    passes = 2 * len(pairs.eps) * (units + len(nodes))
+    return Scores(nodes, samples=samples, passes=passes)
+
+
+def resample_index(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Mean squared effect of taking a unit's value from another image, at the reference run."""
+    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
+    donors = run(params, jnp.roll(pairs.x1, 1, axis=0), pairs.eps, {}).activations
+    nodes = {}
+    for name in inner_sites(sites):
+        effects = resample_effects(forward, params, sites, name, pairs.x0, pairs.eps, donors[name])
+        nodes[name] = effects.squared.mean(1)
+    units = sum(sites[name].num_units for name in nodes)
+    return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))
+
+
+def path_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact effects of single edges: only one consumer reads the target's value of one unit.
+
+    The value the consumer would take is read off a run in which the unit is patched; put alone into
+    the reference run, it changes the output by what went along this edge. Both directions, the
+    larger counting. Edges of consecutive sites only, so no scores of nodes.
+    """
+    names = list(sites)
+    edges = {
+        (source, target): _edge_effects(forward, params, sites, source, target, pairs)
+        for source, target in zip(names, names[1:], strict=False)
+    }
+    num = sum(sites[a].num_units * (1 + sites[b].num_units) for a, b in edges)
+    return Scores({}, edges, passes=2 * len(pairs.eps) * (num + len(edges)))
+
+
+def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """AtP: |gradient times change| along TE, at both ends of each pair."""
+    cost = 2 * len(pairs.eps) * (1 + BACKWARD)
+    return _surrogate(forward, params, sites, pairs, surrogates.attribution_patching, cost)
+
+
+def hessian_corrected(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """AtP with its second-order term, one Hessian-vector product a unit."""
+
+    def surrogate(*arguments):
+        return surrogates.hessian_corrected(*arguments).estimate
+
+    units = sum(sites[name].num_units for name in inner_sites(sites))
+    cost = 2 * len(pairs.eps) * 2 * (1 + BACKWARD) * units / len(inner_sites(sites))
+    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+
+
+def integrated_gradients(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients along the site's path between the two runs, 16 midpoints, times the change."""
+    rule = surrogates.gauss_legendre(16)
+
+    def surrogate(*arguments):
+        return surrogates.integrated_gradients_activations(*arguments, rule=rule)
+
+    cost = 2 * len(pairs.eps) * 16 * (1 + BACKWARD)
+    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+
+
+def correlation(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Largest |correlation| of a unit with a factor, over all runs: no intervention at all."""
+    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
+    x, eps = jnp.concatenate([pairs.x0, pairs.x1]), jnp.concatenate([pairs.eps, pairs.eps])
+    activations = run(params, x, eps, {}).activations
+    factors = jnp.concatenate([pairs.factors0, pairs.factors1])
+    nodes = {
+        name: jnp.abs(_correlations(_by_unit(sites, name, activations[name]), factors)).max(1)
+        for name in inner_sites(sites)
+    }
+    return Scores(nodes, passes=2 * len(pairs.eps))
+
+
+def random(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Uniform numbers: AUROC 0.5 give or take, average precision the prevalence."""
+    del forward, params, pairs
+    keys = jax.random.split(jax.random.key(0), len(sites))
+    names = inner_sites(sites)
+    nodes = {
+        name: jax.random.uniform(key, (sites[name].num_units,))
+        for name, key in zip(names, keys, strict=False)
+    }
+    return Scores(nodes, passes=0.0)
+
+
+FINDERS: dict[str, Finder] = {
+    "patching, both directions": both_directions,
+    "patching, denoising": denoising,
+    "patching, noising": noising,
+    "resample index": resample_index,
+    "path patching": path_patching,
+    "attribution patching": attribution_patching,
+    "hessian corrected": hessian_corrected,
+    "integrated gradients": integrated_gradients,
+    "correlation": correlation,
+    "random": random,
+}
+
+
+def inner_sites(sites: Sites) -> list[str]:
+    """Sites with units, without the outputs themselves and the input."""
+    named = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
+    return named[:-1]
+
+
+def _patched(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    samples = {}
+    for name in inner_sites(sites):
+        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        rows = jax.tree.map(lambda leaf: leaf[: len(pairs.eps)], rows)
+        samples[name] = patch_units(
+            forward, params, sites, name, rows, lambda y, row: jnp.sum((y - row.clean) ** 2)
+        )
+    units = sum(sites[name].num_units for name in samples)
+    nodes = {name: effects.mean(1) for name, effects in samples.items()}
+    # paired_rows runs both ends of each pair.
+    return Scores(nodes, {}, samples, len(pairs.eps) * (units + 2 * len(nodes)))
+
+
+def _surrogate(
+    forward: Forward, params: Any, sites: Sites, pairs: Pairs, surrogate: Any, cost: float
+) -> Scores:
+    def along(y: Array, row: Rows) -> Array:
+        return jnp.vdot(y - row.clean, row.reference)
+
+    nodes = {}
+    for name in inner_sites(sites):
+        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        other = jnp.roll(rows.clean, len(pairs.eps), axis=0)
+        rows = rows._replace(reference=other - rows.clean)
+        nodes[name] = jnp.abs(surrogate(forward, params, sites, name, rows, along)).mean(1)
+    return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
+
+
+def _edge_effects(
+    forward: Forward, params: Any, sites: Sites, source: str, target: str, pairs: Pairs
+) -> Array:
+    """Mean squared effect of each edge, (sources, targets), the larger of both directions."""
+    rows = paired_rows(forward, params, source, pairs.x0, pairs.x1, pairs.eps, outputs)
+    num = sites[source].num_units, sites[target].num_units
+    grid = jnp.meshgrid(*(jnp.arange(n) for n in num), indexing="ij")
+    points = tuple(axis.reshape(-1) for axis in grid)
+
+    def run(edge, row):
+        first, second = edge
+        moved = patch(sites, source, row.donor, unit=first)
+        value = forward(params, row.x, row.eps, moved).activations[target]
+        only = patch(sites, target, value, unit=second)
+        y = forward(params, row.x, row.eps, only).outputs
+        return jnp.sum((y - row.clean) ** 2)
+
+    effects = sweep(run, points, rows).reshape(*num, 2, -1)
+    return effects.mean(-1).max(-1)
+
+
+def _by_unit(sites: Sites, name: str, values: Array) -> Array:
+    """(images, *site) to (samples, units): every position of every image is a sample, if any."""
+    axis = sites[name].unit_axis
+    if axis is None:
+        raise ValueError(f"site {name!r} has no units.")
+    moved = jnp.moveaxis(values, axis + 1, -1)
+    # Of a map, the mean over its positions: factors are known image by image.
+    return moved.reshape(len(values), -1, moved.shape[-1]).mean(1)
+
+
+def _correlations(values: Array, factors: Array) -> Array:
+    """Pearson's, (units, factors); 0 for what does not vary."""
+
+    def standard(a):
+        centred = a - a.mean(0, keepdims=True)
+        length = jnp.sqrt((centred**2).sum(0, keepdims=True))
+        return jnp.where(length > 1e-6, centred / jnp.where(length > 0, length, 1.0), 0.0)
+
+    return standard(values).T @ standard(factors)
