@@ -1,11 +1,15 @@
-"""Image worlds with known causes: what a data set is, and the dSprites family.
+"""Image worlds with known causes: what a data set is, the published sets, and their stand-ins.
 
-`dataset` holds the interface and all that is generic over it, `sprites` a smooth world drawn at any
-size, `dsprites` the published images, redrawn or read from their archive. In `causal` factors cause
-one another: structural causal models; `scenes` draws them.
+`dataset` holds the interface and all that is generic over it, `designs` which rows of factors to
+look at. `sprites` is a smooth world drawn at any size, `dsprites` the published images, redrawn or
+read from their archive. `shapes3d`, `mpi3d`, `smallnorb` and `celeba` open the published files,
+with images read when they are asked for (`stored`, `files`); `shapes3d_standin` and `mpi3d_standin`
+draw worlds with the factors of the first two, for work without a download. In `causal` factors
+cause one another: structural causal models; `scenes` draws them.
 """
 
 from vaecausal_jax.data import causal, scenes
+from vaecausal_jax.data.celeba import CelebA, MatchedPairs, attribute_matched_pairs, load_celeba
 from vaecausal_jax.data.dataset import (
     Dataset,
     Factor,
@@ -23,31 +27,79 @@ from vaecausal_jax.data.dataset import (
     sample_factors,
     sample_images,
 )
-from vaecausal_jax.data.dsprites import DSprites, StoredImages, dsprites_exact, load_dsprites
+from vaecausal_jax.data.designs import (
+    Split,
+    Weighted,
+    conditional_donors,
+    correlated,
+    do_sweep,
+    hold_out,
+    mutual_information,
+    random_split,
+    weighted,
+)
+from vaecausal_jax.data.dsprites import DSprites, cached_dsprites, dsprites_exact, load_dsprites
+from vaecausal_jax.data.mpi3d import load_mpi3d
+from vaecausal_jax.data.mpi3d_standin import MPI3DStandIn, mpi3d_standin
+from vaecausal_jax.data.shapes3d import load_shapes3d
+from vaecausal_jax.data.shapes3d_standin import Shapes3DStandIn, shapes3d_standin
+from vaecausal_jax.data.smallnorb import load_smallnorb
 from vaecausal_jax.data.sprites import Sprites, sprites
+from vaecausal_jax.data.stored import (
+    ByteImages,
+    StoredImages,
+    StreamedImages,
+    on_device,
+    resized,
+)
 
 __all__ = [
+    "ByteImages",
+    "CelebA",
     "DSprites",
     "Dataset",
     "Factor",
+    "MPI3DStandIn",
+    "MatchedPairs",
     "Pairs",
+    "Shapes3DStandIn",
+    "Split",
     "Sprites",
-    "causal",
     "StoredImages",
+    "StreamedImages",
+    "Weighted",
+    "attribute_matched_pairs",
+    "cached_dsprites",
+    "causal",
     "check_factors",
+    "conditional_donors",
+    "correlated",
     "do_factor",
+    "do_sweep",
     "dsprites_exact",
     "factor_names",
     "factor_position",
     "factor_sizes",
     "factors_at",
+    "hold_out",
     "images",
     "index_of",
+    "load_celeba",
     "load_dsprites",
+    "load_mpi3d",
+    "load_shapes3d",
+    "load_smallnorb",
     "minimal_pairs",
+    "mpi3d_standin",
+    "mutual_information",
     "num_images",
+    "on_device",
+    "random_split",
+    "resized",
     "sample_factors",
     "sample_images",
     "scenes",
+    "shapes3d_standin",
     "sprites",
+    "weighted",
 ]

@@ -7,7 +7,7 @@ images alike. A row of factors holds integer levels, one per factor, in the orde
 """
 
 import difflib
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.core
@@ -62,6 +62,25 @@ class Dataset(Protocol):
         Pure and for one example; `images` is the batched form. Levels outside the grid are not
         detected under `jit`: see `check_factors`.
         """
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """What a `Dataset` adds when its rows are not drawn uniformly over the grid."""
+
+    def draw(self, key: jax.Array, num: int) -> jax.Array:
+        """Draw `num` rows of levels (num, factor) int32."""
+        ...
+
+
+@runtime_checkable
+class Unpaired(Protocol):
+    """What a `Dataset` adds when nobody can change one of its factors and no other."""
+
+    @property
+    def no_minimal_pairs(self) -> str:
+        """Why not, and what there is instead, in a sentence."""
         ...
 
 
@@ -168,7 +187,17 @@ def factors_at(data: Dataset, index: int | jax.Array | np.ndarray) -> jax.Array:
 
 
 def sample_factors(key: jax.Array, data: Dataset, num: int) -> jax.Array:
-    """Draw `num` rows of levels (num, factor) int32, uniformly and with replacement."""
+    """Draw `num` rows of levels (num, factor) int32, with replacement.
+
+    Uniformly over the grid, unless the data set has its own distribution (`Drawn`).
+    """
+    if isinstance(data, Drawn):
+        return data.draw(key, num)
+    return uniform_factors(key, data, num)
+
+
+def uniform_factors(key: jax.Array, data: Dataset, num: int) -> jax.Array:
+    """Draw `num` rows of levels (num, factor) int32, uniformly over the grid."""
     sizes = jnp.asarray(factor_sizes(data), jnp.int32)
     shape = (num, len(data.factors))
     return jax.random.randint(key, shape, 0, jnp.broadcast_to(sizes[None, :], shape), jnp.int32)
@@ -181,7 +210,7 @@ def images(data: Dataset, factors: jax.Array | np.ndarray) -> jax.Array:
 
 
 def sample_images(key: jax.Array, data: Dataset, num: int) -> jax.Array:
-    """Draw `num` images (num, h, w, c), uniformly over the factor grid and with replacement."""
+    """Draw `num` images (num, h, w, c) of rows as in `sample_factors`."""
     return images(data, sample_factors(key, data, num))
 
 
@@ -195,19 +224,32 @@ def do_factor(
     return jnp.asarray(factors).at[..., position].set(level)
 
 
-def minimal_pairs(key: jax.Array, data: Dataset, factor_name: str, num: int) -> Pairs:
-    """Draw pairs of factor rows that differ in the factor `factor_name` alone.
-
-    The source is uniform over the grid, the target's level over the distinct levels other than the
-    source's, so a pair is never two labels of one image (orientation 0 and 2 pi).
+def changeable_factor(data: Dataset, factor_name: str) -> tuple[int, int]:
+    """Return the position and the number of distinct levels of a factor that can be changed alone.
 
     Raises:
-      ValueError: no such factor, or the factor has a single distinct level.
+      ValueError: no such factor, one distinct level, or photographs, whose factors nobody can set.
     """
+    if isinstance(data, Unpaired):
+        raise ValueError(data.no_minimal_pairs)
     position = factor_position(data, factor_name)
     num_distinct = data.factors[position].num_distinct
     if num_distinct < 2:
         raise ValueError(f"factor {factor_name!r} has one distinct level: it cannot be changed.")
+    return position, num_distinct
+
+
+def minimal_pairs(key: jax.Array, data: Dataset, factor_name: str, num: int) -> Pairs:
+    """Draw pairs of factor rows that differ in the factor `factor_name` alone.
+
+    The source is drawn as in `sample_factors`, the target's level uniformly over the distinct
+    levels other than the source's, so a pair is never two labels of one image (orientation 0 and
+    2 pi).
+
+    Raises:
+      ValueError: as in `changeable_factor`.
+    """
+    position, num_distinct = changeable_factor(data, factor_name)
     source_key, step_key = jax.random.split(key)
     source = sample_factors(source_key, data, num)
     step = jax.random.randint(step_key, (num,), 1, num_distinct, jnp.int32)

@@ -21,7 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaecausal_jax.data import _geometry as geometry
-from vaecausal_jax.data.dataset import Factor, index_of
+from vaecausal_jax.data.dataset import Factor, factors_at, images, num_images
+from vaecausal_jax.data.files import check_header, find_file, flat_file, read_exactly
+from vaecausal_jax.data.stored import StoredImages
 
 ARCHIVE_NAME = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 ARCHIVE_VARIABLE = "VAECAUSAL_DSPRITES"
@@ -118,31 +120,40 @@ def _in_heart(u: jax.Array, v: jax.Array, unit: jax.Array) -> jax.Array:
     return jnp.sqrt(u**2 + v**2) < unit * radius
 
 
-@flax.struct.dataclass
-class StoredImages:
-    """Binary images kept in memory at one bit a pixel.
+def cached_dsprites(path: str | os.PathLike[str], *, verify: bool = True) -> StoredImages:
+    """Map the redrawn dSprites from a file at one bit a pixel (377 MB), drawn there the first time.
 
-    Attributes:
-      bits: (image, ceil(h * w / 8)) uint8, the pixels of each image packed row by row, the first in
-        the highest bit (`numpy.packbits`), images in the order of `index_of`.
-      factors: the grid of factors.
-      image_shape: (h, w, 1).
+    What `load_dsprites` returns, from geometry instead of the archive: the images of `DSprites`, in
+    the same order and layout. On a CPU the file's pages are the data; an accelerator copies them.
+    Drawing goes on where it was interrupted.
+
+    Args:
+      path: the file, of your choice; a small note is kept beside it.
+      verify: whether to check the file against the checksum noted when it was drawn.
+
+    Raises:
+      ValueError: the file holds something else, or is damaged.
     """
+    data = dsprites_exact()
+    count = 1536
 
-    bits: jax.Array
-    factors: tuple[Factor, ...] = flax.struct.field(pytree_node=False)
-    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+    @jax.jit
+    def draw(start: jax.Array) -> jax.Array:
+        drawn = images(data, factors_at(data, start + jnp.arange(count)))
+        return jnp.packbits(drawn.reshape(count, -1).astype(jnp.uint8), axis=1)
 
-    def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, 1) at integer levels (factor,)."""
-        row = self.bits[index_of(self, factors)]
-        shifts = jnp.arange(7, -1, -1, dtype=jnp.uint8)
-        pixels = (row[:, None] >> shifts[None, :]) & 1
-        return (
-            pixels.reshape(-1)[: math.prod(self.image_shape)]
-            .reshape(self.image_shape)
-            .astype(jnp.float32)
-        )
+    def fill(start: int, stop: int) -> np.ndarray:
+        return np.concatenate([draw(jnp.int32(first)) for first in range(start, stop, count)])
+
+    bits = flat_file(
+        path,
+        fill,
+        shape=(num_images(data), math.prod(data.image_shape) // 8),
+        holds={"images": "dSprites, drawn from its geometry, one bit a pixel"},
+        block=32 * count,
+        verify=verify,
+    )
+    return StoredImages(jax.device_put(bits), data.factors, data.image_shape)
 
 
 def load_dsprites(
@@ -163,24 +174,11 @@ def load_dsprites(
         the published ones.
     """
     return _load(
-        _find_archive(path),
+        find_file(path, variable=ARCHIVE_VARIABLE, names=(ARCHIVE_NAME,), source=_SOURCE),
         factors=FACTORS,
         image_size=geometry.CANVAS,
         white_pixels=WHITE_PIXELS if verify else None,
     )
-
-
-def _find_archive(path: str | os.PathLike[str] | None) -> pathlib.Path:
-    path = path or os.environ.get(ARCHIVE_VARIABLE)
-    if not path:
-        raise FileNotFoundError(
-            f"no path given and {ARCHIVE_VARIABLE} is not set: expected {_SOURCE}."
-        )
-    path = pathlib.Path(path)
-    file = path / ARCHIVE_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}: expected {_SOURCE}.")
-    return file
 
 
 def _load(
@@ -235,25 +233,11 @@ def _read_bits(
     bits = _aligned_empty((num, (pixels + 7) // 8))
     white, block = 0, 4096
     with archive.open("imgs.npy") as member:
-        version = np.lib.format.read_magic(member)
-        headers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in headers:
-            raise ValueError(f"{file}: imgs has the unknown NumPy format version {version}.")
-        found, fortran_order, dtype = headers[version](member)
-        if found != shape or fortran_order or dtype != np.uint8:
-            raise ValueError(
-                f"{file}: expected imgs of shape {shape} and type uint8 in C order, "
-                f"got {found} and {dtype}{' in Fortran order' if fortran_order else ''}."
-            )
+        check_header(file, member, name="imgs", shape=shape, source=_SOURCE)
         for start in range(0, num, block):
             count = min(block, num - start)
-            data = member.read(count * pixels)
-            if len(data) < count * pixels:
-                raise EOFError
-            rows = np.frombuffer(data, np.uint8).reshape(count, pixels)
+            rows = np.frombuffer(read_exactly(member, count * pixels), np.uint8)
+            rows = rows.reshape(count, pixels)
             if rows.max() > 1:
                 raise ValueError(f"{file}: pixels must be 0 or 1, got {rows.max()}.")
             white += int(np.count_nonzero(rows))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaecausal_jax.data import _geometry as geometry
+from vaecausal_jax.data._rays import hue_to_rgb
 from vaecausal_jax.data.dataset import Factor
 
 # Keeps square roots differentiable at the centre of a sprite; far below a pixel squared.
@@ -55,7 +56,7 @@ class Sprites:
         )
         if self.image_shape[2] == 1:
             return alpha[:, :, None]
-        return alpha[:, :, None] * _hue_to_rgb(values[5])[None, None, :]
+        return alpha[:, :, None] * hue_to_rgb(values[5])[None, None, :]
 
 
 def sprites(
@@ -175,9 +176,3 @@ def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> tuple[jax.Arra
         slope = slope * x + value
         value = value * x + coefficient
     return value, slope
-
-
-def _hue_to_rgb(hue: jax.Array) -> jax.Array:
-    """Return the fully saturated, bright colour (3,) of a hue in turns."""
-    offsets = jnp.asarray([0.0, 4.0, 2.0], hue.dtype)
-    return jnp.clip(jnp.abs((6.0 * hue + offsets) % 6.0 - 3.0) - 1.0, 0.0, 1.0)
