@@ -51,7 +51,7 @@ REFERENCES = ("perfect", "rotated", "noise")
 
 _SAVE = "Save one with numpy.savez(path, codes=codes, factors=factors)."
 _UDR_ROWS = 1000
-_FILE_WIDTH = 132
+_FILE_WIDTH = 160
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,17 +21,17 @@ class _Problems(NamedTuple):
         values: Sorted training codes, (codes, rows).
         keys: ``problem * rows + rank`` of the rows of each class, ascending, (codes * factors *
             rows,).
-        own: Prefix sums of (1, x, x^2) in the order of ``keys``, (3, length + 1).
+        own: Prefix sums of x and x^2 in the order of ``keys``, each (length + 1,).
         start: Where each problem's class begins in ``keys``.
-        everything: Prefix sums of (1, x, x^2) over all rows, (3, codes, rows + 1).
+        everything: Prefix sums of x and x^2 over all rows, each (codes, rows + 1).
         cost: Weight of the squared hinge of rows in the class, and of the others, two arrays.
     """
 
     values: np.ndarray
     keys: np.ndarray
-    own: np.ndarray
+    own: tuple[np.ndarray, np.ndarray]
     start: np.ndarray
-    everything: np.ndarray
+    everything: tuple[np.ndarray, np.ndarray]
     cost: tuple[np.ndarray, np.ndarray]
 
 
@@ -109,12 +109,13 @@ def _problems(codes, levels, sizes, cost) -> _Problems:
     # (codes, factors, rows); a stable sort of 16-bit integers is a radix sort.
     by_code = classes.T.astype(np.min_scalar_type(first[-1]))[:, order].swapaxes(0, 1)
     rank = np.argsort(by_code, axis=2, kind="stable")
-    problem = np.arange(num_codes)[:, None, None] * first[-1]
-    problem = problem + np.take_along_axis(by_code, rank, axis=2)
+    # The classes in order are the same for every code.
+    begin = np.repeat(np.arange(first[-1]), counts).reshape(len(sizes), rows) * rows
+    begin = begin[None] + (np.arange(num_codes) * (first[-1] * rows))[:, None, None]
     own = np.take_along_axis(values[:, None, :], rank, axis=2)
     return _Problems(
         values,
-        (problem * rows + rank).ravel(),
+        np.add(begin, rank, out=begin).ravel(),
         _moments(own.ravel()),
         np.concatenate([[0], np.cumsum(np.tile(counts, num_codes))[:-1]]),
         _moments(values),
@@ -122,13 +123,13 @@ def _problems(codes, levels, sizes, cost) -> _Problems:
     )
 
 
-def _moments(x: np.ndarray) -> np.ndarray:
-    """Prefix sums of 1, x and x^2 along the last axis, from an empty sum on."""
-    sums = np.zeros((3, *x.shape[:-1], x.shape[-1] + 1))
-    sums[0] = np.arange(x.shape[-1] + 1)
-    np.cumsum(x, axis=-1, out=sums[1, ..., 1:])
-    np.cumsum(x * x, axis=-1, out=sums[2, ..., 1:])
-    return sums
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prefix sums of x and of x^2 along the last axis, from an empty sum on."""
+    first, second = (np.empty((*x.shape[:-1], x.shape[-1] + 1)) for _ in range(2))
+    first[..., 0] = second[..., 0] = 0.0
+    np.cumsum(x, axis=-1, out=first[..., 1:])
+    np.cumsum(x * x, axis=-1, out=second[..., 1:])
+    return first, second
 
 
 def _minimise(problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -178,10 +179,19 @@ def _sums_below(problems: _Problems, w: np.ndarray, b: np.ndarray) -> tuple[np.n
     rank, of_code = np.concatenate(ranks), np.repeat(np.arange(codes), threshold.shape[1])
     cut = np.searchsorted(problems.keys, np.arange(len(rank)) * rows + rank)
     end = np.append(problems.start[1:], len(problems.keys))
-    own = problems.own[:, cut] - problems.own[:, problems.start]
-    of_all = problems.everything[:, of_code, rank]
     rising = (w > 0) | (flat & (b < 1))
+    # The rows below the threshold, or those above it.
+    own = np.where(rising, problems.start, cut), np.where(rising, cut, end)
+    of_all = np.where(rising, 0, rank), np.where(rising, rank, rows)
     return (
-        np.where(rising, own, problems.own[:, end] - problems.own[:, cut]),
-        np.where(rising, of_all, problems.everything[:, of_code, -1] - of_all),
+        np.stack([own[1] - own[0], *(sums[own[1]] - sums[own[0]] for sums in problems.own)]),
+        np.stack(
+            [
+                of_all[1] - of_all[0],
+                *(
+                    sums[of_code, of_all[1]] - sums[of_code, of_all[0]]
+                    for sums in problems.everything
+                ),
+            ]
+        ),
     )
