@@ -3,8 +3,9 @@
 Every row asks one question of simulated samples whose answer is known, many times in one compiled
 program, each time with bootstrap weights or sign flips of its own. Intervals are nominal 95 %:
 `coverage` is how often they hold the truth. `contrast` is the row above without its remedy: plain
-percentiles of ten images, images of one base image taken as independent, Student's t over models
-that were all measured on the same images. `fdr` and `fwer` are the realised error rates of tests at
+percentiles of ten images, images of one base image taken as independent, a curve held point by
+point, an interval looked at after every image, Student's t over models that were all measured on
+the same images. `fdr` and `fwer` are the realised error rates of tests at
 0.05 on units that share half their noise, `power` what the same tests find.
 
 Predicted: coverage within 93 .. 97 %, contrasts below; false discoveries of BH at most 0.05 times
@@ -91,6 +92,13 @@ def mean_of_clusters(key, *, labels, resampled):
     return ratio_interval(weights, total, size, inference.percentile)
 
 
+def curve_of_images(key, *, interval):
+    """A random walk of 6 points, mean 0, over 40 images."""
+    data, weights = jax.random.split(key)
+    walks = jnp.cumsum(jax.random.normal(data, (6, 40)), axis=0)
+    return ratio_interval(weights, walks, jnp.ones((1, 40)), interval)
+
+
 def mean_of_models(key, *, num_seeds, num_images, shared):
     """The two-level bootstrap, and each seed's mean."""
     data, weights = jax.random.split(key)
@@ -157,6 +165,23 @@ def bootstrap_rows():
     return rows
 
 
+def coverage_of_curves(num_replicates, interval):
+    """How often an interval holds all points of a curve at once."""
+    one = functools.partial(curve_of_images, interval=interval)
+    low, high = map(np.asarray, simulate(one, 400, num_replicates))
+    return float(np.mean(((low <= 0) & (high >= 0)).all(1)))
+
+
+def coverage_of_peeking(num_replicates):
+    """How often a sequence of intervals holds at all of 100 .. 2000 images, and an ordinary one."""
+    samples = np.asarray(jax.random.normal(jax.random.key(500), (num_replicates, 2000)))
+    low, high = inference.confidence_sequence(samples, level=LEVEL, tightest_at=500)
+    counts = np.arange(1, 2001)
+    ordinary = np.abs(np.cumsum(samples, axis=1)) / np.sqrt(counts) <= special.ndtri(1 - ALPHA / 2)
+    held = (low <= 0) & (high >= 0)
+    return [float(np.mean(a[:, 99:].all(1))) for a in (held, ordinary)]
+
+
 def coverage_of_models(num_replicates, num_seeds, shared):
     """Coverage of the two-level bootstrap, and of Student's t over the seeds' means."""
     one = functools.partial(mean_of_models, num_seeds=num_seeds, num_images=50, shared=shared)
@@ -211,6 +236,16 @@ def measure(num_replicates):
         kind = "contrast" if name.startswith("*") else "coverage"
         keep(kind, name, covered(low, high, truth))
     keep("coverage", "ratio, 20 images, Fieller", coverage_of_fieller(num_replicates, 20))
+    keep(
+        "coverage",
+        "curve of 6 points, band",
+        coverage_of_curves(num_replicates, inference.simultaneous),
+    )
+    pointwise = coverage_of_curves(num_replicates, inference.percentile)
+    keep("contrast", "* curve of 6 points, pointwise", pointwise)
+    sequence, peeking = coverage_of_peeking(num_replicates)
+    keep("coverage", "looked at after each of 2000 images", sequence)
+    keep("contrast", "* the same, ordinary intervals", peeking)
     for num_seeds, shared in ((6, False), (6, True), (20, True)):
         name = f"{num_seeds} seeds, 50 {'shared' if shared else 'own'} images"
         both, student = coverage_of_models(num_replicates, num_seeds, shared)

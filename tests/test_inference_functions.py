@@ -112,6 +112,36 @@ def test_points_that_never_vary_are_known_and_do_not_widen_the_others():
     np.testing.assert_array_equal(with_still.high[3:], [0, 2])
 
 
+def test_interquartile_mean_is_scipys_and_one_failed_model_does_not_decide():
+    values = np.random.default_rng(5).normal(size=(8, 3))
+    options = {"num_inputs": 10, "intervention": "none"}
+    found = inference.interquartile_mean(KEY, values, **options)
+    np.testing.assert_allclose(found.value, stats.trim_mean(values.ravel(), 0.25))
+    assert found.low < found.value < found.high
+    assert found.num_seeds == 8
+    failed = values.copy()
+    failed[0, 0] = 1e6
+    assert abs(inference.interquartile_mean(KEY, failed, **options).value) < 2
+    shifted = inference.interquartile_mean(KEY, 3 + 2 * values, **options)
+    np.testing.assert_allclose(shifted[:3], [3 + 2 * end for end in found[:3]], rtol=1e-12)
+
+
+def test_discoveries_in_two_steps_by_hand():
+    # Simes: 0.002, 0.03 * 2, 0.9, none: one of three families is selected, at q / 3 within.
+    p_values = np.array([[0.001, 0.03], [0.03, 0.9], [0.9, 0.9], [np.nan, np.nan]])
+    found = inference.hierarchical_discovery(p_values, q=0.05)
+    np.testing.assert_array_equal(found, [[True, False], [False] * 2, [False] * 2, [False] * 2])
+    # With all families selected it is BH within each.
+    found = inference.hierarchical_discovery(p_values[:1], q=0.05)
+    np.testing.assert_array_equal(found, [[True, True]])
+
+
+def test_families_of_noise_are_selected_no_more_often_than_q():
+    p_values = np.random.default_rng(6).uniform(size=(1000, 20, 5))
+    any_found = [inference.hierarchical_discovery(p).any() for p in p_values]
+    assert np.mean(any_found) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+
+
 # --- looking after every image ------------------------------------------------------------------
 
 
@@ -194,6 +224,15 @@ def test_the_best_are_dropped_no_more_often_than_the_level_says():
                 KEY, np.ones(5), intervention="", interval=inference.simultaneous
             ),
             r"\(5,\) is no curve",
+        ),
+        (lambda: inference.hierarchical_discovery([0.1]), r"shape \(1,\)"),
+        (lambda: inference.hierarchical_discovery([[0.1, 1.2]]), r"p-values lie in \[0, 1\]"),
+        (lambda: inference.hierarchical_discovery([[0.1]], q=1.0), "q must lie between 0 and 1"),
+        (
+            lambda: inference.interquartile_mean(
+                KEY, np.ones((1, 4)), num_inputs=1, intervention=""
+            ),
+            r"shape \(1, 4\), expected \(seeds, strata\)",
         ),
         (lambda: inference.confidence_sequence(np.float64(1)), r"shape \(\)"),
         (lambda: inference.confidence_sequence(np.ones(3), level=1.0), "level must lie"),

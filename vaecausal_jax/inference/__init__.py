@@ -7,12 +7,13 @@ share a base image, or trained models. Which of them a number generalises to is 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect
 from vaecausal_jax.inference.bootstrap import bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.inference.estimate import MIN_SEEDS, Estimate
-from vaecausal_jax.inference.functions import bootstrap_function
+from vaecausal_jax.inference.functions import bootstrap_function, interquartile_mean
 from vaecausal_jax.inference.hypotheses import (
     SignFlipTest,
     equivalence_margin,
     equivalence_test,
     false_discovery,
+    hierarchical_discovery,
     minimum_effect_test,
     sign_flip_test,
 )
@@ -67,6 +68,8 @@ __all__ = [
     "expanded_level",
     "false_discovery",
     "fieller_ratio",
+    "hierarchical_discovery",
+    "interquartile_mean",
     "linearised_ratio",
     "match_units",
     "minimum_effect_test",

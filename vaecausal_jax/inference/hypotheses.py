@@ -154,6 +154,39 @@ def false_discovery(p_values: ArrayLike, *, dependent: bool = False) -> np.ndarr
     return adjusted
 
 
+def hierarchical_discovery(p_values: ArrayLike, *, q: float = 0.05) -> np.ndarray:
+    """Discoveries in two steps: which families hold any effect, then which effects they hold.
+
+    Families, such as units, are selected by Benjamini-Hochberg at q on Simes' p-values; their
+    tests, such as factors, by Benjamini-Hochberg at q times the share of families selected, which
+    pays for the selection: the false discovery rate within selected families is at most q on
+    average (Benjamini & Bogomolov 2014). Finds more than one large family does where effects come
+    together.
+
+    Args:
+        p_values: (families, tests); NaN marks what was not tested.
+        q: False discovery rate.
+
+    Returns:
+        (families, tests): which are discoveries.
+
+    Raises:
+        ValueError: Not (families, tests), a p-value outside [0, 1], or q outside (0, 1).
+    """
+    p_values = np.asarray(p_values, float)
+    if p_values.ndim != 2:
+        raise ValueError(f"p_values has shape {p_values.shape}, expected (families, tests).")
+    if not 0.0 < q < 1.0:
+        raise ValueError(f"q must lie between 0 and 1, got {q}.")
+    within = np.stack([false_discovery(family) for family in p_values])
+    tested = ~np.isnan(within).all(1)
+    # Simes' p-value is the smallest adjusted one.
+    simes = np.where(tested, np.where(np.isnan(within), np.inf, within).min(1), np.nan)
+    selected = false_discovery(simes) <= q
+    share = selected.sum() / max(tested.sum(), 1)
+    return selected[:, None] & (within <= q * share)
+
+
 def minimum_effect_test(samples: ArrayLike, delta: ArrayLike) -> np.ndarray:
     """p-values of |mean effect| <= delta against |mean effect| > delta.
 
