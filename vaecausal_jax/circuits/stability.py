@@ -1,0 +1,180 @@
+"""Whether the same circuit is found again: from other images, and in other trained models.
+
+Circuits change under resampling (arXiv:2510.00845). A part is certified where it is selected in
+nearly every resample, and rejected where it is in nearly none; about the others the method
+abstains, as certified circuits do (arXiv:2602.22968).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from scipy import special
+
+from vaecausal_jax.circuits.faithfulness import random_circuits
+from vaecausal_jax.circuits.scorers import Samples
+from vaecausal_jax.circuits.tasks import Masks, Scores
+from vaecausal_jax.inference import poisson_weights
+from vaecausal_jax.sites import Array
+
+
+class Stability(NamedTuple):
+    """Selection under resampling of pairs.
+
+    Attributes:
+        frequency: Share of resamples in which each part was selected.
+        certified: Parts selected in at least ``threshold`` of all resamples, confidently.
+        rejected: Parts left out in at least as many.
+        abstained: The others.
+        jaccard: (resamples,) likeness of each resample's circuit to that of all pairs.
+    """
+
+    frequency: dict[Any, np.ndarray]
+    certified: dict[Any, np.ndarray]
+    rejected: dict[Any, np.ndarray]
+    abstained: dict[Any, np.ndarray]
+    jaccard: np.ndarray
+
+
+class CircuitAgreement(NamedTuple):
+    """Likeness of several circuits, such as those of several seeds.
+
+    Attributes:
+        frequency: Share of circuits that hold each part.
+        jaccard: (circuits, circuits).
+        mean: Mean of it over different circuits.
+        null: The same for random circuits of as many parts in every layer.
+    """
+
+    frequency: dict[Any, np.ndarray]
+    jaccard: np.ndarray
+    mean: float
+    null: float
+
+
+def selection_stability(
+    key: Array,
+    samples: Samples,
+    select: Callable[[Scores], Masks],
+    *,
+    num_resamples: int = 200,
+    threshold: float = 0.9,
+    level: float = 0.95,
+) -> Stability:
+    """Selects circuits from bootstrap resamples of the pairs.
+
+    Args:
+        key: Typed PRNG key.
+        samples: Scores pair by pair, as from ``node_samples(task).noising``.
+        select: Mean scores to a circuit, e.g. ``lambda s: select_top(s, 20)``.
+        num_resamples: Bootstrap resamples.
+        threshold: Share of resamples that must agree.
+        level: Confidence with which they must (Clopper and Pearson's one-sided bound).
+
+    Raises:
+        ValueError: A threshold outside [0.5, 1), or fewer than two pairs.
+    """
+    if not 0.5 <= threshold < 1:
+        raise ValueError(f"threshold must lie in [0.5, 1), got {threshold}.")
+    num_pairs = {np.shape(values)[-1] for values in samples.values()}
+    if len(num_pairs) != 1 or min(num_pairs) < 2:
+        raise ValueError(f"samples need one number of pairs, two or more, got {num_pairs}.")
+    weights = np.asarray(poisson_weights(key, num_resamples, num_pairs.pop()), float)
+    weights = weights[weights.sum(1) > 0]
+    weights /= weights.sum(1, keepdims=True)
+
+    def selected(weight):
+        scores = {k: np.asarray(v, float) @ weight for k, v in samples.items()}
+        return {k: np.asarray(m, bool) for k, m in select(scores).items()}
+
+    whole = selected(np.full(weights.shape[1], 1 / weights.shape[1]))
+    found = [selected(weight) for weight in weights]
+    count = {k: sum(f[k].astype(int) for f in found) for k in whole}
+    certified = {k: _lower_bound(c, len(found), level) >= threshold for k, c in count.items()}
+    rejected = {
+        k: _lower_bound(len(found) - c, len(found), level) >= threshold for k, c in count.items()
+    }
+    return Stability(
+        {k: c / len(found) for k, c in count.items()},
+        certified,
+        rejected,
+        {k: ~(certified[k] | rejected[k]) for k in whole},
+        np.array([jaccard(whole, f) for f in found]),
+    )
+
+
+def jaccard(first: Masks, second: Masks) -> float:
+    """Parts that both circuits hold over parts that either holds; NaN for two empty ones.
+
+    Raises:
+        ValueError: Circuits of other sites or shapes.
+    """
+    if {k: np.shape(v) for k, v in first.items()} != {k: np.shape(v) for k, v in second.items()}:
+        raise ValueError("the circuits have other sites or shapes, and no parts to compare.")
+    pairs = [(np.asarray(first[k], bool), np.asarray(second[k], bool)) for k in first]
+    either = sum(int((a | b).sum()) for a, b in pairs)
+    return sum(int((a & b).sum()) for a, b in pairs) / either if either else float("nan")
+
+
+def circuit_agreement(
+    key: Array, circuits: Sequence[Masks], *, num_null: int = 100
+) -> CircuitAgreement:
+    """How alike circuits are, beside random ones of their sizes.
+
+    Units of trained models have no common order: align them first (``align_circuit``).
+
+    Args:
+        key: Typed PRNG key.
+        circuits: Two or more.
+        num_null: Random circuits behind the null.
+    """
+    if len(circuits) < 2:
+        raise ValueError(f"agreement needs at least two circuits, got {len(circuits)}.")
+    table = _pairwise(circuits)
+    keys = jax.random.split(key, len(circuits))
+    drawn = [random_circuits(k, c, num_null) for k, c in zip(keys, circuits, strict=True)]
+    null = [
+        _mean_off_diagonal(_pairwise([{k: m[i] for k, m in d.items()} for d in drawn]))
+        for i in range(num_null)
+    ]
+    frequency = {
+        k: np.mean([np.asarray(c[k], bool) for c in circuits], axis=0) for k in circuits[0]
+    }
+    return CircuitAgreement(frequency, table, _mean_off_diagonal(table), float(np.mean(null)))
+
+
+def align_circuit(circuit: Masks, order: Mapping[str, ArrayLike]) -> dict[Any, np.ndarray]:
+    """A circuit with its units in the order of another model's.
+
+    Args:
+        circuit: Masks of nodes or edges.
+        order: Site to (units,): which unit of this model corresponds to each unit of the other, a
+            row of ``UnitMatching.order``. Sites not named keep their order.
+    """
+
+    def along(name, size):
+        return np.asarray(order.get(name, np.arange(size)))
+
+    aligned = {}
+    for key, mask in circuit.items():
+        mask = np.asarray(mask)
+        names = key if isinstance(key, tuple) else (key,)
+        places = [along(n, size) for n, size in zip(names, mask.shape, strict=True)]
+        aligned[key] = mask[np.ix_(*places)]
+    return aligned
+
+
+def _lower_bound(count: np.ndarray, num: int, level: float) -> np.ndarray:
+    """Clopper and Pearson's lower bound of a share; 0 where nothing was counted."""
+    safe = np.maximum(count, 1)
+    return np.where(count > 0, special.betaincinv(safe, num - safe + 1, 1 - level), 0.0)
+
+
+def _pairwise(circuits: Sequence[Masks]) -> np.ndarray:
+    return np.array([[jaccard(a, b) for b in circuits] for a in circuits])
+
+
+def _mean_off_diagonal(table: np.ndarray) -> float:
+    return float(table[~np.eye(len(table), dtype=bool)].mean())
