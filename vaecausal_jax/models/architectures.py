@@ -1,16 +1,21 @@
 """Architectures: functions from sizes to a ``Model``.
 
 The six families differ in their objective (``vaecausal_jax.objectives``); VAE, beta-VAE, FactorVAE,
-beta-TC-VAE and DIP-VAE run on any of ``conv_vae``, ``mlp_vae`` and ``linear_vae``.
+beta-TC-VAE and DIP-VAE run on any of ``conv_vae``, ``mlp_vae`` and ``linear_vae``. Further families
+add a head: ``whitened`` to any of these, ``adversarial_vae``, ``semi_supervised_vae``.
 """
+
+import dataclasses
 
 from vaecausal_jax.models.model import Model
 from vaecausal_jax.models.networks import (
     ConvDecoder,
     ConvEncoder,
+    DetailVAE,
     GaussianVAE,
     MLPDecoder,
     MLPEncoder,
+    SemiSupervisedVAE,
     VectorQuantised,
 )
 
@@ -136,6 +141,66 @@ def vq_vae(
         head,
     )
     return Model(network, _triple(image_shape), (0,))
+
+
+def whitened(model: Model) -> Model:
+    """The model with a site ``latent/whitened`` between ``latent/z`` and the decoder.
+
+    Its parameters have a further entry, ``whitening``, which ``objectives.whitening_vae`` or
+    ``objectives.fit_whitening`` sets; as initialised it changes nothing. Trained parameters of the
+    plain model serve with it: ``{**params, "whitening": whitened(model).init(key)["whitening"]}``.
+
+    Raises:
+        ValueError: A model without Gaussian latents.
+    """
+    if not isinstance(model.network, GaussianVAE):
+        raise ValueError(
+            f"the network is {type(model.network).__name__}, expected GaussianVAE, as of conv_vae, "
+            "burgess_vae, mlp_vae or linear_vae."
+        )
+    return dataclasses.replace(model, network=model.network.clone(whitening=True))
+
+
+def adversarial_vae(
+    image_shape: tuple[int, int, int] = (64, 64, 1),
+    *,
+    latent_size: int = 10,
+    detail_size: int = 4,
+    encoder_dense: tuple[int, ...] = (256, 256),
+    decoder_dense: tuple[int, ...] = (256, 256),
+    head: str = "logits",
+) -> Model:
+    """A fully connected VAE whose decoder reads ``detail_size`` numbers of noise beside the code.
+
+    Its noise is (latents + details,). Train it by ``objectives.adversarial_vae``.
+    """
+    network = DetailVAE(
+        MLPEncoder(tuple(encoder_dense)),
+        MLPDecoder(tuple(decoder_dense), _triple(image_shape), head),
+        latent_size,
+    )
+    return Model(network, _triple(image_shape), (latent_size + detail_size,))
+
+
+def semi_supervised_vae(
+    num_values: int,
+    num_classes: int,
+    *,
+    latent_size: int = 10,
+    encoder_dense: tuple[int, ...] = (256, 256),
+    decoder_dense: tuple[int, ...] = (256, 256),
+) -> Model:
+    """A fully connected VAE of rows (1, values + classes, 1) with the class as part of its code.
+
+    Train it by ``objectives.semi_supervised_vae``.
+    """
+    network = SemiSupervisedVAE(
+        MLPEncoder(tuple(encoder_dense)),
+        MLPDecoder(tuple(decoder_dense), (1, num_values, 1), "values"),
+        latent_size,
+        num_classes,
+    )
+    return Model(network, (1, num_values + num_classes, 1), (latent_size,))
 
 
 def _triple(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

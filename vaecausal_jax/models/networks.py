@@ -119,28 +119,98 @@ class GaussianVAE(nn.Module):
     """A VAE with diagonal Gaussian posterior: ``z = mean + exp(logvar / 2) eps``.
 
     With ``shared_variance`` the log-variance is one free parameter a latent, the same for all
-    images, as in the linear VAE of Lucas et al. 2019 (arXiv:1911.02469).
+    images, as in the linear VAE of Lucas et al. 2019 (arXiv:1911.02469). With ``whitening`` the
+    decoder is reached through a site of whitened latents.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     latent_size: int
     shared_variance: bool = False
+    whitening: bool = False
 
     @nn.compact
     def __call__(self, x: Array, eps: Array, tape: Tape) -> Value:
         """Maps an image and its noise (latent,) to the decoder's outputs."""
         h = self.encoder(tape("input/image", x), tape)
-        mean = tape("latent/mean", Dense(self.latent_size, len(h.shape), name="mean")(h))
+        logvar = None
         if self.shared_variance:
-            zeros = nn.initializers.zeros_init()
-            logvar = self.param("logvar", zeros, (self.latent_size,)).astype(mean.dtype)
-        else:
-            logvar = Dense(self.latent_size, len(h.shape), name="logvar")(h)
-        logvar = tape("latent/logvar", logvar)
-        z = layers.elementwise(lambda m, v, e: m + jnp.exp(0.5 * v) * e, mean, logvar, eps)
-        z = tape("latent/z", z)
+            logvar = self.param("logvar", nn.initializers.zeros_init(), (self.latent_size,))
+        z = _sample_latents(h, eps, tape, self.latent_size, logvar)
+        if self.whitening:
+            z = Whitening(self.latent_size, name="whitening")(z, tape)
         return self.decoder(z, tape)
+
+
+class Whitening(nn.Module):
+    """Linear coordinates of the latents, and back: site ``latent/whitened``.
+
+    Its parameters are not trained by gradient (``objectives.fit_whitening`` sets them); at first
+    they change nothing.
+    """
+
+    latent_size: int
+
+    @nn.compact
+    def __call__(self, z: Value, tape: Tape) -> Array:
+        """Maps (latents,) to the same through its whitened coordinates."""
+        size = (self.latent_size, self.latent_size)
+
+        def fixed(name, initial, shape):
+            return jax.lax.stop_gradient(self.param(name, initial, shape))
+
+        shift = fixed("shift", nn.initializers.zeros_init(), size[:1])
+        to = fixed("to", _identity, size)
+        back = fixed("back", _identity, size)
+        white = whole(tape("latent/whitened", to @ (whole(z) - shift)))
+        return back @ white + shift
+
+
+class DetailVAE(nn.Module):
+    """A Gaussian VAE whose decoder has noise of its own, site ``latent/detail``.
+
+    For what the posterior leaves out: the details that make an image look like one (Plumerault et
+    al. 2020, arXiv:2012.11551).
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_size: int
+
+    @nn.compact
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Value:
+        """Maps an image and its noise (latent + detail,) to the decoder's outputs."""
+        h = self.encoder(tape("input/image", x), tape)
+        z = whole(_sample_latents(h, eps[: self.latent_size], tape, self.latent_size))
+        detail = whole(tape("latent/detail", eps[self.latent_size :]))
+        return self.decoder(jnp.concatenate([z, detail.astype(z.dtype)]), tape)
+
+
+class SemiSupervisedVAE(nn.Module):
+    """A code of a class and of Gaussian latents (Li et al. 2017, arXiv:1709.05047).
+
+    An image is (1, values + classes, 1), of which the encoder reads the values. Sites:
+    ``latent/class_logits``, ``latent/class`` its probabilities, which the decoder reads beside
+    ``latent/z``, and ``decoder/columns``, the values' outputs and then the class's logits.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_size: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array, eps: Array, tape: Tape) -> Value:
+        """Maps a row and its noise (latent,) to the outputs of its values and class."""
+        row = whole(tape("input/image", x))
+        h = self.encoder(row[:, : -self.num_classes], tape)
+        logits = Dense(self.num_classes, len(h.shape), name="classes")(h)
+        logits = whole(tape("latent/class_logits", logits))
+        chosen = whole(tape("latent/class", nn.softmax(logits)))
+        z = whole(_sample_latents(h, eps, tape, self.latent_size))
+        values = whole(self.decoder(jnp.concatenate([chosen, z]), tape))
+        outputs = jnp.concatenate([values, logits[None, :, None]], axis=1)
+        return tape("decoder/columns", outputs, unit_axis=1)
 
 
 class VectorQuantised(nn.Module):
@@ -190,6 +260,24 @@ def nearest_codes(pre: Array, codebook: Array) -> Array:
     numbers = jnp.arange(codebook.shape[0], dtype=jnp.int32)[None, :]
     codes = jnp.min(jnp.where(nearest, numbers, codebook.shape[0]), axis=1)
     return codes.reshape(pre.shape[:-1])
+
+
+def _sample_latents(
+    h: Value, eps: Array, tape: Tape, latent_size: int, logvar: Array | None = None
+) -> Value:
+    """The posterior's mean, log-variance and sample, called inside a compact module."""
+    mean = tape("latent/mean", Dense(latent_size, len(h.shape), name="mean")(h))
+    if logvar is None:
+        spread = Dense(latent_size, len(h.shape), name="logvar")(h)
+    else:
+        spread = logvar.astype(mean.dtype)
+    spread = tape("latent/logvar", spread)
+    z = layers.elementwise(lambda m, v, e: m + jnp.exp(0.5 * v) * e, mean, spread, eps)
+    return tape("latent/z", z)
+
+
+def _identity(key: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.eye(shape[0])
 
 
 def _upsample(h: Value, features: tuple[int, ...], head: str, tape: Tape) -> Value:
