@@ -262,8 +262,8 @@ class PeerUnavailableError(RuntimeError):
 class Worker:
     """A process that sweeps in PyTorch when asked, and otherwise sleeps."""
 
-    def __init__(self, python, path, threads):
-        script = pathlib.Path(__file__).with_name("sweep_peers.py")
+    def __init__(self, python, path, threads, script="sweep_peers.py"):
+        script = pathlib.Path(__file__).with_name(script)
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by `close`
         self.process = subprocess.Popen(
             [python, str(script), str(path), "--threads", str(threads)],

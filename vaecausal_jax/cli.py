@@ -15,6 +15,7 @@ try:
     import tyro
 
     from vaecausal_jax import study
+    from vaecausal_jax.commands.circuits import CircuitsCommand, run_circuits_command
     from vaecausal_jax.commands.metrics import MetricsCommand, run_metrics_command
     from vaecausal_jax.commands.setting import progress_bars, report_to, use_machine
     from vaecausal_jax.commands.sweep import SweepCommand, run_sweep_command
@@ -59,7 +60,12 @@ class StudyCommand:
 def main() -> None:
     """Entry point of the command ``vaecausal``."""
     command = tyro.extras.subcommand_cli_from_dict(
-        {"study": StudyCommand, "sweep": SweepCommand, "metrics": MetricsCommand},
+        {
+            "study": StudyCommand,
+            "sweep": SweepCommand,
+            "metrics": MetricsCommand,
+            "circuits": CircuitsCommand,
+        },
         prog="vaecausal",
         description="Causal interventions on variational autoencoders.",
     )
@@ -68,6 +74,8 @@ def main() -> None:
             run_sweep_command(command)
         elif isinstance(command, MetricsCommand):
             run_metrics_command(command)
+        elif isinstance(command, CircuitsCommand):
+            run_circuits_command(command)
         else:
             run_study_command(command)
     except (ValueError, OSError) as error:

@@ -3,7 +3,7 @@
 import networkx as nx
 import numpy as np
 
-from vaecausal_jax.circuits.effect_graph import EffectGraph, found_edges
+from vaecausal_jax.circuits.graphs import EffectGraph, found_edges
 
 
 def to_networkx(graph: EffectGraph, *, q: float | None = None) -> nx.DiGraph:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from vaecausal_jax.circuits.faithfulness import random_circuits
+from vaecausal_jax.circuits.evaluation import random_circuits
 from vaecausal_jax.circuits.scorers import Samples
 from vaecausal_jax.circuits.tasks import Masks, Scores
 from vaecausal_jax.inference import poisson_weights

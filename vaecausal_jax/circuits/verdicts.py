@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from vaecausal_jax.circuits.faithfulness import (
+from vaecausal_jax.circuits.evaluation import (
     faithfulness_samples,
     random_circuits,
     without_each,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaecausal_jax.circuits import faithfulness as ff
+from vaecausal_jax.circuits import evaluation as ff
 from vaecausal_jax.circuits import learned, selectors, tasks
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.paths import OUTCOME

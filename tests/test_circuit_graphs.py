@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
-from vaecausal_jax.circuits import effect_graph as eg
+from vaecausal_jax.circuits import graphs as eg
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.paths import INPUT, OUTCOME
 from vaecausal_jax.sites import Tape, list_sites

@@ -172,37 +172,61 @@ def effect_samples(
         each node's mean over positions.
     """
     natural, donor = task_values(task, task.x1), task_values(task, task.x0)
-    nodes = task.wires.nodes
-    units = {n: _units(nodes[n], natural[n]) for n in nodes}
-    other = {n: _units(nodes[n], donor[n]) for n in nodes}
-    spread = {n: _spread(jnp.concatenate([units[n], other[n]])) for n in nodes}
-    moved = {n: (other[n] - units[n]).mean(-1) for n in nodes}
-    step = {n: jnp.sqrt((moved[n] ** 2).mean(0)) for n in nodes}
     samples = {}
-    for source, target in task.wires.pairs:
-        start, end = nodes[source], nodes[target]
+    for pair in task.wires.pairs:
+        found = pair_effects(task, pair, natural, donor, block=block, mesh=mesh)
+        samples[pair] = EdgeSamples(*(np.asarray(a).swapaxes(1, 2) for a in found))
+    spread, step = {}, {}
+    for name in task.wires.nodes:
+        spread[name], _, step[name] = map(np.asarray, _scales(task, name, natural, donor))
+    return samples, spread, step
 
-        def effect(unit, row, source=source, target=target, start=start, end=end):
-            values, given, eps, sd, own, scale = row
-            patched = read_node(
-                task, target, patched_values(values, given, source, start, unit), eps
-            )
-            change = end.by_unit((patched - values[target]).astype(sd.dtype))
-            along = change.mean(1) * own[unit]
-            return _in_sd((change**2).mean(1), sd**2), _in_sd(along, sd * scale[unit])
 
-        names = {*task.wires.parents[target], target, INPUT}
-        rows = (
-            {n: natural[n] for n in names},
-            donor[source],
-            task.eps,
-            _repeated(spread[target], len(task.eps)),
-            moved[source],
-            _repeated(step[source], len(task.eps)),
-        )
-        found = sweep(effect, jnp.arange(start.num_units), rows, block=block, mesh=mesh)
-        samples[source, target] = EdgeSamples(*(np.asarray(a).swapaxes(1, 2) for a in found))
-    return samples, *({n: np.asarray(v) for n, v in d.items()} for d in (spread, step))
+def pair_effects(
+    task: Task,
+    pair: Pair,
+    natural: Mapping[str, Array],
+    donor: Mapping[str, Array],
+    *,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Array, Array]:
+    """Effects of the edges between two layers as one sweep over units of the source; traceable.
+
+    Args:
+        task: The task; only its forward, wiring and noise are used.
+        pair: Source and target.
+        natural: Values of all nodes in the runs (``task_values``).
+        donor: The same in the donors.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
+
+    Returns:
+        What ``EdgeSamples`` holds, (source units, images, target units) each.
+    """
+    source, target = pair
+    start, end = task.wires.nodes[source], task.wires.nodes[target]
+    spread, _, _ = _scales(task, target, natural, donor)
+    _, moved, step = _scales(task, source, natural, donor)
+
+    def effect(unit, row):
+        values, given, eps, sd, own, scale = row
+        patched = read_node(task, target, patched_values(values, given, source, start, unit), eps)
+        change = end.by_unit((patched - values[target]).astype(sd.dtype))
+        along = change.mean(1) * own[unit]
+        return _in_sd((change**2).mean(1), sd**2), _in_sd(along, sd * scale[unit])
+
+    names = {*task.wires.parents[target], target, INPUT}
+    num = len(task.eps)
+    rows = (
+        {n: natural[n] for n in names},
+        donor[source],
+        task.eps,
+        _repeated(spread, num),
+        moved,
+        _repeated(step, num),
+    )
+    return sweep(effect, jnp.arange(start.num_units), rows, block=block, mesh=mesh)
 
 
 def edge_values(
@@ -291,6 +315,15 @@ def _in_sd(change: Array, scale: Array) -> Array:
     """The quotient; without any scale 0 if nothing changed, else NaN."""
     safe = jnp.where(scale > 0, scale, 1.0)
     return jnp.where(scale > 0, change / safe, jnp.where(change == 0, 0.0, jnp.nan))
+
+
+def _scales(
+    task: Task, name: str, natural: Mapping[str, Array], donor: Mapping[str, Array]
+) -> tuple[Array, Array, Array]:
+    """SD of a node's units, their change (images, units) from run to donor, and its RMS."""
+    run, other = (_units(task.wires.nodes[name], values[name]) for values in (natural, donor))
+    moved = (other - run).mean(-1)
+    return _spread(jnp.concatenate([run, other])), moved, jnp.sqrt((moved**2).mean(0))
 
 
 def _repeated(per_unit: Array, num: int) -> Array:

@@ -1,0 +1,50 @@
+"""The command that finds the circuits of factors, on a small untrained model."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vaecausal_jax import models
+from vaecausal_jax.data import sprites
+from vaecausal_jax.paths import OUTCOME
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("xarray")
+from vaecausal_jax.commands import circuits as command  # noqa: E402
+
+
+@pytest.mark.slow
+def test_command_writes_tables_drawings_and_a_page(tmp_path):
+    model = models.conv_vae(
+        (16, 16, 1),
+        latent_size=2,
+        encoder_channels=(3, 4),
+        encoder_dense=(),
+        decoder_dense=(6,),
+        decoder_channels=(2, 2),
+    )
+    options = command.CircuitsCommand(
+        study=tmp_path, out=tmp_path / "out", factors=("scale", "x"), num_pairs=12, num_images=8
+    )
+    params = model.init(jax.random.key(1))
+    setting = {"family": "<VAE>", "seed": 0}
+    command.write_circuits(options, model, params, sprites(16), setting)
+    written = json.loads((tmp_path / "out" / "circuits.json").read_text())
+    assert list(written["factors"]) == ["scale", "x"]
+    sizes = {n: site.num_units for n, site in model.sites.items()}
+    nodes = [n for n in sizes if n not in ("input/image", "decoder/logits")]
+    for factor in written["factors"].values():
+        assert factor["num_candidates"] == sum(sizes[n] for n in nodes)
+        # Everything passes through the latents.
+        assert factor["units"]["latent/z"]
+        assert abs(factor["faithfulness"]["corrupt"]["value"] - 1) < 0.5
+    with np.load(tmp_path / "out" / "effect_graph.npz") as saved:
+        assert saved["size"].shape == (2 + sum(sizes[n] for n in nodes) + 1,) * 2
+        assert saved["layer"][-1] == OUTCOME
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;VAE&gt;" in page
+    for name in ("circuit_scale", "faithfulness", "overlap", "factor_map"):
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+        assert f"{name}.png" in page

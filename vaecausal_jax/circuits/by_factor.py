@@ -1,0 +1,217 @@
+"""A circuit for every ground-truth factor, what circuits share, and the graph of factors they make.
+
+A factor's task is its minimal pairs: inputs that differ in this factor alone. Its circuit are the
+units that carry at least a least share of the change, found on one half of the pairs and judged on
+the other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaecausal_jax.circuits.evaluation import Curve, faithfulness_curve, faithfulness_grid
+from vaecausal_jax.circuits.graphs import EffectGraph, edge_values
+from vaecausal_jax.circuits.scorers import Arms, node_samples
+from vaecausal_jax.circuits.selectors import select_significant
+from vaecausal_jax.circuits.stability import jaccard
+from vaecausal_jax.circuits.tasks import (
+    Masks,
+    Scores,
+    Task,
+    ablation_references,
+    make_task,
+    outcomes,
+    stack_circuits,
+)
+from vaecausal_jax.inference import Estimate, false_discovery, split_halves
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+
+
+class FactorCircuit(NamedTuple):
+    """One factor's circuit.
+
+    Attributes:
+        circuit: Its masks.
+        scores: Shares of the total effect of every part, from the half it was found on.
+        faithfulness: Ablation to f(C) on the other half, with interval.
+        curve: Faithfulness of the top-k circuits on the other half, under "corrupt".
+    """
+
+    circuit: dict[Any, np.ndarray]
+    scores: Scores
+    faithfulness: dict[str, Estimate]
+    curve: Curve
+
+
+class FactorMap(NamedTuple):
+    """The computational graph, each unit counted for the factors whose circuits hold it.
+
+    Attributes:
+        factors: Their names.
+        share: (factors, factors) share of all effect between circuits that leads from the units of
+            one factor to those of another. Off the diagonal, where circuits meet.
+        null: Mean of it when the units of each layer are shuffled.
+        p_value: Of a share no larger than chance, adjusted (Benjamini and Hochberg).
+    """
+
+    factors: tuple[str, ...]
+    share: np.ndarray
+    null: np.ndarray
+    p_value: np.ndarray
+
+
+def factor_circuits(
+    key: Array,
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    pairs: Mapping[str, tuple[Array, Array, Array]],
+    *,
+    nodes: Sequence[str] = (),
+    outcome: Outcome = outputs,
+    samples_fn: Callable[[Task], Arms] = node_samples,
+    q: float = 0.05,
+    min_share: float = 0.01,
+) -> dict[str, FactorCircuit]:
+    """Finds and judges the circuit of every factor.
+
+    A part belongs if its mean noising or denoising effect is more than ``min_share`` of the total,
+    either way, at a false discovery rate q over all parts: units that back each other up are not
+    missed, and units that need each other restore nothing alone, but each fails only one of the
+    two.
+
+    Args:
+        key: Typed PRNG key.
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        pairs: Factor to (x0, x1, eps), inputs that differ in it alone, (pairs, ...) each; eight or
+            more.
+        nodes: Sites whose units are candidates; see ``make_task``.
+        outcome: Trace to the array of interest.
+        samples_fn: Task to effects of its parts: ``node_samples`` or ``edge_samples``.
+        q: False discovery rate.
+        min_share: Least share of the total effect that counts.
+
+    Raises:
+        ValueError: No factors, fewer than eight pairs, or a factor that changes nothing.
+    """
+    if not pairs:
+        raise ValueError("pairs holds no factor.")
+    found = {}
+    for number, (name, (x0, x1, eps)) in enumerate(pairs.items()):
+        if len(x0) < 8:
+            raise ValueError(f"factor {name!r} has {len(x0)} pairs, expected 8 or more.")
+        half_key, donor_key, weight_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        task = make_task(forward, params, sites, x0, x1, eps, nodes=nodes, outcome=outcome)
+        first, second = split_halves(half_key, jnp.arange(len(x0)))
+        explore, confirm = task.take(first), task.take(second)
+        y0, y1 = outcomes(explore)
+        total = float(jnp.mean(jax.vmap(task.metric)(y1, y0, y1)))
+        if total == 0:
+            raise ValueError(f"factor {name!r} changes nothing in the outcome.")
+        circuit, scores = _select(samples_fn(explore), total, q, min_share)
+        references = ablation_references(donor_key, confirm)
+        judged, _ = faithfulness_grid(weight_key, confirm, stack_circuits([circuit]), references)
+        curve = faithfulness_curve(
+            weight_key, confirm, scores, references["corrupt"], ablation="corrupt"
+        )
+        found[name] = FactorCircuit(circuit, scores, judged, curve)
+    return found
+
+
+def circuit_overlap(circuits: Mapping[str, Masks], *, part: str = "") -> np.ndarray:
+    """Jaccard likeness of every two circuits, (circuits, circuits).
+
+    Args:
+        circuits: Name to circuit, of nodes or of edges.
+        part: Only sites (targets, for edges) whose names begin so, such as "encoder/".
+
+    Raises:
+        ValueError: No site begins so.
+    """
+    chosen = {name: _restricted(circuit, part) for name, circuit in circuits.items()}
+    return np.array([[jaccard(a, b) for b in chosen.values()] for a in chosen.values()])
+
+
+def shared_nodes(circuits: Mapping[str, Masks]) -> dict[Any, np.ndarray]:
+    """How many of the circuits hold each part."""
+    first = next(iter(circuits.values()))
+    return {
+        key: np.sum([np.asarray(c[key], bool) for c in circuits.values()], axis=0) for key in first
+    }
+
+
+def factor_map(
+    key: Array, graph: EffectGraph, circuits: Mapping[str, Masks], *, num_null: int = 999
+) -> FactorMap:
+    """Collapses the effect graph onto factors: where each factor's circuit leads.
+
+    G[k, l] = sum over edges u -> v of size(u, v) P[u, k] P[v, l], divided by the sum of all its
+    entries; P[u, k] is 1 over the number of circuits that hold u if k's does, else 0. The null
+    shuffles the rows of P within each layer, so that the number of units and of factors a unit
+    serves stay.
+
+    Args:
+        key: Typed PRNG key.
+        graph: Effects between the sites of the circuits.
+        circuits: Factor to circuit of nodes.
+        num_null: Shuffles.
+
+    Raises:
+        ValueError: No edge between units of circuits.
+    """
+    names = tuple(circuits)
+    members = {}
+    for site in next(iter(circuits.values())):
+        held = np.stack([np.asarray(c[site], float) for c in circuits.values()], axis=-1)
+        members[site] = held / np.maximum(held.sum(-1, keepdims=True), 1)
+    sizes = {
+        pair: np.nan_to_num(values)
+        for pair, values in edge_values(graph).items()
+        if pair[0] in members and pair[1] in members
+    }
+
+    def collapsed(members):
+        table = sum(members[s].T @ values @ members[t] for (s, t), values in sizes.items())
+        table = np.asarray(table, float)
+        return table / table.sum() if table.ndim and table.sum() > 0 else None
+
+    share = collapsed(members)
+    if share is None:
+        raise ValueError("the graph has no effect between units of the circuits.")
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    draws = [
+        collapsed({s: rng.permutation(p, axis=0) for s, p in members.items()})
+        for _ in range(num_null)
+    ]
+    nulls = np.stack([np.zeros_like(share) if d is None else d for d in draws])
+    p_value = (1 + (nulls >= share[None] * (1 - 1e-12)).sum(0)) / (1 + num_null)
+    return FactorMap(names, share, nulls.mean(0), false_discovery(p_value))
+
+
+def _select(arms: Arms, total: float, q: float, min_share: float) -> tuple[dict, Scores]:
+    """Parts found in either arm, each at half the rate, and their larger effect as a share."""
+    least = min_share * abs(total)
+    chosen = [select_significant(arm, q=q / 2, min_effect=least) for arm in arms]
+    circuit = {key: chosen[0][key] | chosen[1][key] for key in chosen[0]}
+    means = [{k: np.asarray(v, float).mean(-1) / total for k, v in arm.items()} for arm in arms]
+    scores = {
+        k: np.where(np.abs(means[0][k]) >= np.abs(means[1][k]), means[0][k], means[1][k])
+        for k in circuit
+    }
+    return circuit, scores
+
+
+def _restricted(circuit: Masks, part: str) -> dict[Any, Any]:
+    chosen = {
+        key: mask
+        for key, mask in circuit.items()
+        if (key[1] if isinstance(key, tuple) else key).startswith(part)
+    }
+    if not chosen:
+        raise ValueError(f"no site of the circuits begins with {part!r}: {list(circuit)}.")
+    return chosen

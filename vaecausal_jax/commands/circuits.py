@@ -1,0 +1,315 @@
+"""``vaecausal circuits``: a circuit for every factor of one trained model of a study."""
+
+import dataclasses
+import html
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from vaecausal_jax import study
+from vaecausal_jax.circuits.by_factor import (
+    FactorCircuit,
+    FactorMap,
+    circuit_overlap,
+    factor_circuits,
+    factor_map,
+    shared_nodes,
+)
+from vaecausal_jax.circuits.drawing import (
+    draw_circuit,
+    draw_curves,
+    draw_factor_map,
+    draw_overlap,
+)
+from vaecausal_jax.circuits.graphs import (
+    EffectGraph,
+    FactorPairs,
+    dense_adjacency,
+    effect_graph,
+    found_edges,
+)
+from vaecausal_jax.circuits.tasks import num_parts
+from vaecausal_jax.commands.setting import use_machine
+from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.inference import Estimate
+from vaecausal_jax.manifests import write_text
+from vaecausal_jax.models import Model
+from vaecausal_jax.sites import unknown_choice
+
+PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "decoder": "decoder/"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CircuitsCommand:
+    """Find the circuit of every ground-truth factor in one trained model of a study.
+
+    Writes circuits.json (circuits, faithfulness, overlaps, the map between factors),
+    effect_graph.npz (all effects between units), drawings and report.html.
+
+    Attributes:
+        study: Folder of a finished study.
+        out: Folder for results.
+        family: Which family, as the study names it; the first if not given.
+        seed: Which of its trained models.
+        sites: Which sites; all but the image and the outputs if not given.
+        factors: Which factors; all if not given.
+        num_pairs: Minimal pairs a factor: half find the circuit, half judge it.
+        num_images: Images, and donors, behind the effect graph.
+        q: False discovery rate of units and edges.
+        min_share: Least share of a factor's total effect for a unit to belong to its circuit.
+        min_effect: Least signed effect, in standard deviations, for an edge to be found.
+        data: As for the study.
+        compilation_cache: As for the study.
+    """
+
+    study: pathlib.Path
+    out: pathlib.Path = pathlib.Path("runs/circuits")
+    family: str | None = None
+    seed: int = 0
+    sites: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+    num_pairs: int = 64
+    num_images: int = 64
+    q: float = 0.05
+    min_share: float = 0.01
+    min_effect: float = 0.01
+    data: pathlib.Path | None = None
+    compilation_cache: pathlib.Path | None = None
+
+
+def run_circuits_command(command: CircuitsCommand) -> None:
+    """Runs ``vaecausal circuits``."""
+    use_machine(command.compilation_cache)
+    start = time.perf_counter()
+    data_path = None if command.data is None else str(command.data)
+    config, data, trained = study.load_study(command.study, data_path=data_path)
+    label = (command.family or trained.families[0], command.seed)
+    if label not in trained.labels:
+        valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
+        given = f"--family {label[0]} --seed {label[1]}"
+        raise ValueError(unknown_choice("model", given, valid))
+    number = trained.labels.index(label)
+    params = jax.tree.map(lambda leaf: leaf[number], trained.params)
+    setting = {"family": label[0], "seed": label[1], "study": study.as_json(config)}
+    write_circuits(command, trained.model, params, data, setting)
+    print(f"{command.out / 'report.html'} written, {time.perf_counter() - start:.0f} s in all.")
+
+
+def write_circuits(
+    command: CircuitsCommand, model: Model, params: Any, data: Dataset, setting: dict[str, Any]
+) -> None:
+    """Finds the circuits and writes tables, drawings and the page.
+
+    Args:
+        command: The options.
+        model: The model.
+        params: Its parameters.
+        data: What renders minimal pairs.
+        setting: What else determines the numbers, kept with them.
+    """
+    names = command.factors or factor_names(data)
+    nodes = command.sites or tuple(n for n in list(model.sites)[:-1] if n != "input/image")
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 3), 6)
+    pairs = _factor_pairs(keys[0], model, data, names, command.num_pairs)
+    found = factor_circuits(
+        keys[1],
+        model.forward,
+        params,
+        model.sites,
+        {name: p[:3] for name, p in pairs.items()},
+        nodes=nodes,
+        q=command.q,
+        min_share=command.min_share,
+    )
+    render = jax.jit(images)
+    x, donor = (
+        render(data, sample_factors(key, data, command.num_images))
+        for key in jax.random.split(keys[2])
+    )
+    eps = jax.random.normal(keys[3], (command.num_images, *model.noise_shape))
+    graph = effect_graph(
+        keys[4],
+        model.forward,
+        params,
+        model.sites,
+        x,
+        donor,
+        eps,
+        nodes=nodes,
+        factors=pairs,
+        min_effect=command.min_effect,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()), ("contexts",)),
+    )
+    circuits = {name: f.circuit for name, f in found.items()}
+    overlaps = {
+        title: circuit_overlap(circuits, part=part)
+        for title, part in PARTS.items()
+        if any(site.startswith(part) for site in nodes)
+    }
+    # Without two circuits there is nothing to map; an untrained model has none.
+    parts = {name: num_parts(circuit) for name, circuit in circuits.items()}
+    mapped = factor_map(keys[5], graph, circuits) if sum(map(bool, parts.values())) > 1 else None
+    tables = _tables(found, graph, overlaps, mapped, command.q)
+    asked = {
+        key: getattr(command, key)
+        for key in ("num_pairs", "num_images", "q", "min_share", "min_effect", "sites", "factors")
+    }
+    command.out.mkdir(parents=True, exist_ok=True)
+    write_text(command.out / "circuits.json", json.dumps({**setting, **asked, **tables}, indent=1))
+    _write_graph(command.out / "effect_graph.npz", graph)
+    figures = _figures(found, graph, overlaps, mapped, command.q)
+    for name, figure in figures.items():
+        figure.savefig(command.out / f"{name}.png", dpi=130)
+    write_text(command.out / "report.html", _page(tables, list(figures), setting))
+
+
+def _factor_pairs(
+    key: jax.Array, model: Model, data: Dataset, names: tuple[str, ...], num: int
+) -> dict[str, FactorPairs]:
+    pairs, render = {}, jax.jit(images)
+    for number, name in enumerate(names):
+        pair_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
+        rows = minimal_pairs(pair_key, data, name, num)
+        step = jnp.sum(rows.target - rows.source, axis=1)
+        eps = jax.random.normal(noise_key, (num, *model.noise_shape))
+        pairs[name] = FactorPairs(render(data, rows.source), render(data, rows.target), eps, step)
+    return pairs
+
+
+def _figures(
+    found: dict[str, FactorCircuit],
+    graph: EffectGraph,
+    overlaps: dict[str, np.ndarray],
+    mapped: FactorMap | None,
+    q: float,
+) -> dict[str, Figure]:
+    figures = {
+        f"circuit_{name}": draw_circuit(
+            graph, f.circuit, title=f"Circuit of {name}", q=q, scores=f.scores, factor=name
+        )
+        for name, f in found.items()
+    }
+    figures["faithfulness"] = draw_curves({name: f.curve for name, f in found.items()})
+    figures["overlap"] = draw_overlap(overlaps, list(found))
+    if mapped is not None:
+        figures["factor_map"] = draw_factor_map(mapped, q=q)
+    return figures
+
+
+def _tables(
+    found: dict[str, FactorCircuit],
+    graph: EffectGraph,
+    overlaps: dict[str, np.ndarray],
+    mapped: FactorMap | None,
+    q: float,
+) -> dict[str, Any]:
+    """Everything the page says, as JSON values."""
+    factors = {}
+    for name, f in found.items():
+        values = [float(e.value[0]) for e in f.faithfulness.values()]
+        factors[name] = {
+            "units": {site: np.flatnonzero(mask).tolist() for site, mask in f.circuit.items()},
+            "num_units": num_parts(f.circuit),
+            "num_candidates": sum(mask.size for mask in f.circuit.values()),
+            "faithfulness": {name: _estimate(e, 0) for name, e in f.faithfulness.items()},
+            "faithfulness_range": [
+                _number(v) for v in (min(values), float(np.median(values)), max(values))
+            ],
+            "cpr": _number(f.curve.cpr),
+            "cmd": _number(f.curve.cmd),
+            "log_cpr": _number(f.curve.log_cpr),
+            "log_cmd": _number(f.curve.log_cmd),
+            "smallest_faithful": _number(f.curve.smallest),
+            "curve": [
+                {"units": int(size), **_estimate(f.curve.faithfulness, i)}
+                for i, size in enumerate(f.curve.sizes)
+            ],
+        }
+    shared = shared_nodes({name: f.circuit for name, f in found.items()})
+    return {
+        "factors": factors,
+        "overlap": {part: [[_number(v) for v in row] for row in t] for part, t in overlaps.items()},
+        "factors_per_unit": {site: counts.tolist() for site, counts in shared.items()},
+        "factor_map": None
+        if mapped is None
+        else {
+            word: [[_number(v) for v in row] for row in getattr(mapped, word)]
+            for word in ("share", "null", "p_value")
+        },
+        "edges": {
+            f"{source} -> {target}": {"found": int(mask.sum()), "of": mask.size}
+            for (source, target), mask in found_edges(graph, q=q).items()
+        },
+    }
+
+
+def _write_graph(path: pathlib.Path, graph: EffectGraph) -> None:
+    size, labels = dense_adjacency(graph)
+    signed, _ = dense_adjacency(graph, signed=True)
+    partial = path.with_name("partial.npz")
+    np.savez_compressed(
+        partial,
+        allow_pickle=False,
+        size=size.astype(np.float32),
+        signed=signed.astype(np.float32),
+        layer=np.array([layer for layer, _ in labels]),
+        name=np.array([name for _, name in labels]),
+    )
+    partial.replace(path)
+
+
+def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -> str:
+    """A page of its own: one table and the drawings."""
+    rows = [
+        "<tr><th>factor</th><th>units</th><th>faithfulness, least to largest over ablations</th>"
+        "<th>CPR</th><th>CMD</th><th>units to 0.9</th></tr>"
+    ]
+    for name, f in tables["factors"].items():
+        span = ", ".join(_text(v) for v in f["faithfulness_range"])
+        cells = (
+            html.escape(name),
+            f"{f['num_units']} of {f['num_candidates']}",
+            span,
+            _text(f["cpr"]),
+            _text(f["cmd"]),
+            _text(f["smallest_faithful"], "g"),
+        )
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    pictures = "\n".join(
+        f'<p><img src="{n}.png" alt="{n}" style="width:100%"></p>' for n in figures
+    )
+    title = html.escape(f"Circuits: {setting['family']}, seed {setting['seed']}")
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font: 15px/1.45 sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em }}
+td, th {{ padding: .25em .8em; text-align: left; border-bottom: 1px solid #ddd }}</style>
+<h1>{title}</h1>
+<p>A unit belongs to a factor's circuit if, patched between images that differ in this factor alone,
+it carries more than the least share of the output's change, either way. Circuits were found on one
+half of the pairs; faithfulness, on the other half, is the share of the change that is left when
+every other unit is held at a reference run, another image's, the mean, or zero (minimum, median,
+maximum). One trained model: nothing here is about its family.</p>
+<table>{"".join(rows)}</table>
+{pictures}
+</html>
+"""
+
+
+def _estimate(estimate: Estimate, index: int) -> dict[str, float | None]:
+    return {word: _number(getattr(estimate, word)[index]) for word in ("value", "low", "high")}
+
+
+def _number(value: Any) -> float | None:
+    """A JSON number; null where it is not finite, which JSON cannot say."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _text(value: float | None, form: str = ".2f") -> str:
+    return "undefined" if value is None else format(value, form)
