@@ -1,4 +1,4 @@
-"""Donors, sweeps, correlated factors and held-out combinations, on a world small enough to count."""
+"""Donors, sweeps, correlated factors and held-out combinations, on a world one can count."""
 
 import itertools
 
@@ -235,3 +235,10 @@ def test_a_random_split_shares_no_image_and_trains_on_every_level(seed):
 def test_bad_inputs_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_combinations_too_many_for_float32_are_refused():
+    factor = vd.Factor("many", tuple(map(float, range(5000))), 5000, cyclic=False)
+    data = Levels((factor, factor._replace(name="more")), (1, 2, 1))
+    with pytest.raises(ValueError, match="25000000 combinations of .* too rare to be drawn"):
+        vd.weighted(data, ("many", "more"), np.ones((5000, 5000)))

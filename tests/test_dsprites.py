@@ -115,6 +115,31 @@ def test_white_pixels_of_the_full_grid():
     assert abs(total / dsprites.WHITE_PIXELS - 1) < 0.00025
 
 
+@pytest.mark.slow
+def test_the_cached_set_is_the_redrawn_one_and_is_kept(tmp_path):
+    file = tmp_path / "dsprites.npy"
+    data = vd.cached_dsprites(file)
+    assert (data.factors, data.image_shape) == (DATA.factors, DATA.image_shape)
+    rows = vd.sample_factors(jax.random.key(0), data, 2000)
+    chex.assert_trees_all_equal(vd.images(data, rows), vd.images(DATA, rows))
+    white = int(np.bitwise_count(np.asarray(data.bits)).sum(dtype=np.int64))
+    assert abs(white - 128_356_356) < 100
+    written = file.stat().st_mtime_ns
+    assert vd.cached_dsprites(file).bits.shape == (737_280, 512)
+    assert file.stat().st_mtime_ns == written
+
+
+def test_the_cache_is_drawn_in_the_layout_of_the_archive(tmp_path, monkeypatch):
+    few = vd.DSprites((vd.Factor("few", (0.0, 1.0), 2, cyclic=False),) * 5)
+    monkeypatch.setattr(dsprites, "dsprites_exact", lambda: few)
+    data = vd.cached_dsprites(tmp_path / "few.npy")
+    rows = np.asarray(vd.factors_at(few, np.arange(32)))
+    drawn = jax.jit(vd.images)(few, rows)
+    bits = np.unpackbits(np.load(tmp_path / "few.npy"), axis=1)
+    np.testing.assert_array_equal(bits.reshape(32, 64, 64, 1), drawn)
+    chex.assert_trees_all_equal(jax.jit(vd.images)(data, rows), drawn)
+
+
 # The reader: files in the published format with a smaller grid.
 
 FACTORS = (

@@ -143,7 +143,8 @@ def cached_dsprites(path: str | os.PathLike[str], *, verify: bool = True) -> Sto
         return jnp.packbits(drawn.reshape(count, -1).astype(jnp.uint8), axis=1)
 
     def fill(start: int, stop: int) -> np.ndarray:
-        return np.concatenate([draw(jnp.int32(first)) for first in range(start, stop, count)])
+        rows = [draw(jnp.int32(first)) for first in range(start, stop, count)]
+        return np.concatenate(rows)[: stop - start]
 
     bits = flat_file(
         path,

@@ -24,6 +24,9 @@ from vaecausal_jax.manifests import difference, write_text
 FillBlock = Callable[[int, int], np.ndarray]
 """Rows `start` to `stop` of a flat file, uint8."""
 
+CACHE_VARIABLE = "VAECAUSAL_CACHE"
+"""Environment variable with a folder for decoded images where no `cache` is given."""
+
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -135,17 +138,20 @@ def flat_file(
     *,
     shape: tuple[int, ...],
     holds: Mapping[str, Any],
+    name: str = "images.npy",
     block: int | None = None,
     verify: bool = False,
 ) -> np.ndarray:
     """Map the flat `.npy` file at `path`, building it first where it does not exist yet.
 
     Args:
-      path: the file. None decodes into an unnamed temporary file, which ends with the process and
-        lies in `tempfile.gettempdir()`.
+      path: the file. None is `name` in the folder of the environment variable VAECAUSAL_CACHE or,
+        where that is not set, an unnamed temporary file, which ends with the process and lies in
+        `tempfile.gettempdir()`.
       fill: gives the rows; the same each time it is asked.
       shape: (rows, ...), uint8.
       holds: what the file holds, JSON values; another file's rows are refused by it.
+      name: the file's name in the cache folder.
       block: rows a block; by default 64 MB.
       verify: whether to check the rows' CRC-32 against the one noted when they were written.
 
@@ -154,6 +160,8 @@ def flat_file(
     """
     row_bytes = math.prod(shape[1:])
     block = block or max(1, _BLOCK_BYTES // row_bytes)
+    if path is None and os.environ.get(CACHE_VARIABLE):
+        path = pathlib.Path(os.environ[CACHE_VARIABLE]) / name
     if path is None:
         with tempfile.TemporaryFile() as temporary:
             _write(temporary, fill, shape=shape, start=0, block=block)

@@ -13,6 +13,7 @@ import os
 import pathlib
 import zipfile
 import zlib
+from typing import IO
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def load_mpi3d(
         VAECAUSAL_MPI3D.
       variant: "toy", "realistic", "real" or "real_complex": which file of a folder, and which
         checksum. A file is opened whatever its name.
-      cache: where to keep the images of a compressed archive.
+      cache: where to keep the images of a compressed archive; by default in the folder of the
+        environment variable VAECAUSAL_CACHE, if it is set.
       verify: whether to check the archive's MD5, which reads all of it. Only those of the toy and
         realistic images are known: the real images were replaced in April 2025.
 
@@ -138,7 +140,7 @@ def _load(
 
 
 def _grid_of(
-    file: pathlib.Path, content: zipfile.ZipExtFile, grids: tuple[tuple[int, ...], ...], source: str
+    file: pathlib.Path, content: IO[bytes], grids: tuple[tuple[int, ...], ...], source: str
 ) -> tuple[int, ...]:
     """The grid with as many points as the array has images; shape and type are checked later."""
     try:
@@ -176,4 +178,4 @@ def _decoded(
             return np.frombuffer(data, np.uint8).reshape(stop - start, *shape[1:])
 
         holds = {"images": "MPI3D", "source_bytes": file.stat().st_size}
-        return flat_file(cache, fill, shape=shape, holds=holds)
+        return flat_file(cache, fill, shape=shape, holds=holds, name=f"{file.stem}.npy")

@@ -44,7 +44,8 @@ def load_shapes3d(
     Args:
       path: `3dshapes.h5` or the folder that holds it; by default the environment variable
         VAECAUSAL_SHAPES3D.
-      cache: where to keep the decoded images.
+      cache: where to keep the decoded images; by default in the folder of the environment
+        variable VAECAUSAL_CACHE, if it is set.
       verify: whether to check the file's MD5 (267 MB).
 
     Raises:
@@ -135,11 +136,12 @@ def _map_images(
     if images.chunks is None and offset is not None:
         return np.memmap(file, np.uint8, "r", offset=offset, shape=images.shape)
     # Whole pieces of the file at a time, else each would be decompressed again and again.
-    rows = images.chunks[0]
+    rows = images.chunks[0] if images.chunks else 1024
     return flat_file(
         cache,
         lambda start, stop: images[start:stop],
         shape=images.shape,
         holds={"images": "3DShapes", "source_bytes": file.stat().st_size},
+        name="3dshapes.npy",
         block=rows * max(1, 2**26 // (rows * math.prod(images.shape[1:]))),
     )

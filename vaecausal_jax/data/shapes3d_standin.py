@@ -92,7 +92,8 @@ class Shapes3DStandIn:
 
         # In lengths of the solid, it alone is the same at every scale.
         near = rays._replace(origin=Vector(*(c / scale for c in rays.origin)))
-        hit = march(near, solid, Vector(0.0, 1.0, 0.0), jnp.asarray(1.45), num_steps=_STEPS)
+        middle = Vector(*(jnp.asarray(c, angle.dtype) for c in (0.0, 1.0, 0.0)))
+        hit = march(near, solid, middle, jnp.asarray(1.45, angle.dtype), num_steps=_STEPS)
         lit = jnp.maximum(facing(solid, near.at(hit.depth), light), 0.0)
         room = _room(rays, hue_to_rgb(floor_hue), hue_to_rgb(wall_hue), scale)
         behind = [((1.0 - hit.cover) * amount, colour) for amount, colour in room]

@@ -90,7 +90,8 @@ def load_smallnorb(
         `.gz`; by default the environment variable VAECAUSAL_SMALLNORB.
       split: "train" or "test", five instances of each category, or "all", ten.
       camera: 0 (left) or 1 (right) of each stereo pair.
-      cache: a file name for decoded images; "-train" or "-test" is put before its ending.
+      cache: a file name for decoded images; "-train" or "-test" is put before its ending. By
+        default in the folder of the environment variable VAECAUSAL_CACHE, if it is set.
       verify: whether to check the MD5 of files that end in `.gz`, as published.
 
     Raises:
@@ -272,6 +273,6 @@ def _photographs(
                 cache = pathlib.Path(cache)
                 cache = cache.with_name(f"{cache.stem}-{half}{cache.suffix}")
             holds = {"images": f"SmallNORB {half}", "source_bytes": file.stat().st_size}
-            return flat_file(cache, fill, shape=shape, holds=holds)
+            return flat_file(cache, fill, shape=shape, holds=holds, name=f"smallnorb-{half}.npy")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file} is truncated or damaged: expected {source}.") from error
