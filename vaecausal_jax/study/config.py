@@ -11,7 +11,18 @@ from typing import Any
 import optax
 
 from vaecausal_jax import objectives, pretrained
-from vaecausal_jax.data import Dataset, dsprites_exact, load_dsprites, sprites
+from vaecausal_jax.data import (
+    Dataset,
+    dsprites_exact,
+    load_dsprites,
+    load_mpi3d,
+    load_shapes3d,
+    load_smallnorb,
+    mpi3d_standin,
+    resized,
+    shapes3d_standin,
+    sprites,
+)
 from vaecausal_jax.models import Model, burgess_vae, conv_vae
 from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.training import TrainConfig
@@ -37,8 +48,10 @@ class StudyConfig:
 
     Attributes:
         name: Title.
-        data: ``sprites`` (rendered), ``dsprites`` (the real file if a path is given, else the exact
-            geometry) or ``pretrained`` (weights of others, no training).
+        data: ``sprites``, ``shapes3d-standin`` or ``mpi3d-standin`` (rendered); ``dsprites`` (the
+            real file if a path is given, else the exact geometry); ``shapes3d``, ``mpi3d`` or
+            ``smallnorb`` (the published files, at the path or where their environment variable
+            says); or ``pretrained`` (weights of others, no training).
         families: What to compare.
         image_size: Height and width.
         num_seeds: Trained models a family.
@@ -131,14 +144,38 @@ PRESETS: dict[str, StudyConfig] = {
 """Named studies; ``vaecausal study --preset NAME --print-config`` writes one out to edit."""
 
 
+RENDERED: dict[str, Callable[[int], Dataset]] = {
+    "sprites": sprites,
+    "shapes3d-standin": shapes3d_standin,
+    "mpi3d-standin": mpi3d_standin,
+}
+"""Data drawn at any image size; the stand-ins have the factors of the published sets, no more."""
+
+PUBLISHED: dict[str, Callable[[str | None], Dataset]] = {
+    "shapes3d": load_shapes3d,
+    "mpi3d": load_mpi3d,
+    "smallnorb": lambda path: load_smallnorb(path, split="all"),
+}
+"""Data opened from published files, resized to the study's image size."""
+
+DATA = (*RENDERED, "dsprites", *PUBLISHED, "pretrained")
+"""What a study may be of."""
+
+
 def check_config(config: StudyConfig, data_path: str | None = None) -> None:
     """Raises ValueError for a config, or data for it, that cannot run, before anything starts."""
     if config.data == "pretrained" and data_path is None:
         raise ValueError("data 'pretrained' needs --data DIR, the folder of weights (npz).")
-    if config.data == "sprites" and data_path is not None:
-        raise ValueError(f"data 'sprites' is rendered and takes no --data, got {data_path}.")
-    if config.data not in ("sprites", "dsprites", "pretrained"):
-        raise ValueError(unknown_choice("data", config.data, ("sprites", "dsprites", "pretrained")))
+    if config.data in RENDERED and data_path is not None:
+        raise ValueError(f"data {config.data!r} is rendered and takes no --data, got {data_path}.")
+    if config.data == "celeba":
+        raise ValueError(
+            "data 'celeba' are photographs, in which no factor can be changed alone: a study has "
+            "no minimal pairs to patch between. Train on data.load_celeba(path) with make_train "
+            "and compare data.attribute_matched_pairs."
+        )
+    if config.data not in DATA:
+        raise ValueError(unknown_choice("data", config.data, DATA))
     if config.mediation_outcome not in ("logits", "image"):
         raise ValueError(
             unknown_choice("mediation_outcome", config.mediation_outcome, ("logits", "image"))
@@ -227,9 +264,16 @@ def objective(family: Family, config: StudyConfig, num_data: int) -> objectives.
 
 
 def dataset(config: StudyConfig, data_path: str | None) -> Dataset:
-    """The images of a study."""
-    if config.data == "sprites":
-        return sprites(config.image_size)
+    """The images of a study.
+
+    Raises:
+        FileNotFoundError: Published files that are not there.
+        ValueError: Published files that are not what they should be.
+    """
+    if config.data in RENDERED:
+        return RENDERED[config.data](config.image_size)
+    if config.data in PUBLISHED:
+        return resized(PUBLISHED[config.data](data_path), config.image_size)
     if config.data == "dsprites" and data_path is not None:
         return load_dsprites(data_path)
     return dsprites_exact()
