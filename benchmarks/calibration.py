@@ -244,8 +244,8 @@ def measure(num_replicates):
     pointwise = coverage_of_curves(num_replicates, inference.percentile)
     keep("contrast", "* curve of 6 points, pointwise", pointwise)
     sequence, peeking = coverage_of_peeking(num_replicates)
-    keep("coverage", "looked at after each of 2000 images", sequence)
-    keep("contrast", "* the same, ordinary intervals", peeking)
+    keep("fwer", "confidence sequence ever missed, 100 .. 2000", 1 - sequence)
+    keep("contrast", "* looked at after each of 100 .. 2000 images", peeking)
     for num_seeds, shared in ((6, False), (6, True), (20, True)):
         name = f"{num_seeds} seeds, 50 {'shared' if shared else 'own'} images"
         both, student = coverage_of_models(num_replicates, num_seeds, shared)

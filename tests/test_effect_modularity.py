@@ -8,9 +8,10 @@ import pytest
 from vaecausal_jax import effect_modularity as em
 from vaecausal_jax import effects, models
 from vaecausal_jax.sites import Tape, Trace, list_sites
-from vaecausal_jax.specificity import specificity
+from vaecausal_jax.specificity import specificity as indices
 
 KEY = jax.random.key(0)
+specificity = jax.jit(indices)
 
 
 def modularity(changes, **options):
@@ -28,7 +29,7 @@ def by_hand(changes):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_modularity_is_one_minus_the_mean_absolute_correlation(seed):
-    changes = np.random.default_rng(seed).normal(size=(4, 6, 9)) ** 3
+    changes = np.random.default_rng(seed).normal(size=(4, 40, 12)) ** 3
     found = modularity(changes)
     np.testing.assert_allclose(found.value.value, by_hand(changes), rtol=1e-5)
     np.testing.assert_allclose(
@@ -44,7 +45,7 @@ def test_published_nulls():
     np.testing.assert_allclose(em.noise_modularity(128), 0.929, atol=1e-3)
 
 
-@pytest.mark.parametrize("num_units", [32, 128])
+@pytest.mark.parametrize("num_units", [32, pytest.param(128, marks=pytest.mark.slow)])
 def test_trap_4_noise_has_the_modularity_of_its_null_and_no_excess(num_units):
     changes = jax.random.normal(jax.random.key(1), (5, 200, num_units))
     found = modularity(changes)
@@ -55,35 +56,37 @@ def test_trap_4_noise_has_the_modularity_of_its_null_and_no_excess(num_units):
 
 def test_trap_4_absolute_changes_collapse_modularity_and_signed_ones_do_not():
     # Latents, each of which changes all units by its own random amounts.
-    changes = jax.random.normal(jax.random.key(2), (6, 60, 40))
-    changes *= jnp.linspace(0.1, 3, 40)[None, None]
+    changes = jax.random.normal(jax.random.key(2), (4, 40, 12))
+    changes *= jnp.linspace(0.1, 3, 12)[None, None]
     pooled = np.abs(np.asarray(changes)).mean(1)
-    collapsed = 1 - np.abs(np.corrcoef(pooled)[np.triu_indices(6, 1)]).mean()
+    collapsed = 1 - np.abs(np.corrcoef(pooled)[np.triu_indices(4, 1)]).mean()
     assert collapsed < 0.1
-    assert modularity(changes).value.value > 0.8
+    assert modularity(changes).value.value > 0.6
 
 
 def test_latents_that_push_the_same_units_fall_below_the_null_and_disjoint_ones_do_not():
-    pattern = jax.random.normal(jax.random.key(3), (1, 50, 16))
-    same = jnp.array([1.0, -2.0, 0.5])[:, None, None] * pattern
+    pattern = jax.random.normal(jax.random.key(3), (1, 40, 12))
+    same = jnp.array([1.0, -2.0, 0.5, 3.0])[:, None, None] * pattern
     found = modularity(same)
     np.testing.assert_allclose(found.value.value, 0, atol=1e-5)
     assert found.excess.high < 0
-    own = jnp.kron(jnp.eye(3), jnp.ones((1, 8)))[:, None] * jax.random.normal(
-        jax.random.key(4), (1, 50, 24)
+    own = jnp.kron(jnp.eye(4), jnp.ones((1, 3)))[:, None] * jax.random.normal(
+        jax.random.key(4), (1, 40, 12)
     )
     assert modularity(own).excess.high > -0.02
 
 
 def test_dead_latents_are_no_part_of_modularity():
-    changes = np.random.default_rng(0).normal(size=(4, 20, 9))
-    dead = np.concatenate([changes, np.zeros((1, 20, 9)), np.full((1, 20, 9), 3.0)])
-    found = modularity(dead)
-    np.testing.assert_allclose(found.value.value, by_hand(changes), rtol=1e-5)
-    assert np.isnan(found.correlations[4:]).all()
-    assert np.isnan(found.correlations[:, 4:]).all()
+    changes = np.random.default_rng(0).normal(size=(4, 40, 12))
+    # One does nothing, one the same to every unit: neither has a pattern to compare.
+    changes[2], changes[3] = 0, 3
+    found = modularity(changes)
+    np.testing.assert_allclose(found.value.value, by_hand(changes[:2]), rtol=1e-5)
+    assert np.isnan(found.correlations[2:]).all()
+    assert np.isnan(found.correlations[:, 2:]).all()
+    changes[1] = 0
     with pytest.raises(ValueError, match="fewer than two latents change anything"):
-        modularity(dead[3:])
+        modularity(changes)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (1, 6, 5), (4, 6, 1), (4, 1, 5)])
@@ -167,15 +170,14 @@ def test_trap_2_the_papers_specificity_depends_on_image_size_and_the_bounded_one
 
 def test_trap_3_the_papers_strength_grows_with_pixels_dose_and_contrast():
     base = linear_effects(4, 1.0, 1.0)
-    for other, factor in (
-        (linear_effects(64, 1.0, 1.0), 4),
-        (linear_effects(4, 3.0, 1.0), 3),
-        (linear_effects(4, 1.0, 5.0), 5),
+    expected = np.sum(base.squared) / np.sum(base.spread)
+    for other, factor, dose in (
+        (linear_effects(64, 1.0, 1.0), 4, 1),
+        (linear_effects(4, 3.0, 1.0), 3, 3),
+        (linear_effects(4, 1.0, 5.0), 5, 1),
     ):
         paper = effects.paper_effect_strength(other) / effects.paper_effect_strength(base)
         np.testing.assert_allclose(paper, factor, rtol=1e-3)
-        above, below = effects.total_index(other)
-        normalised = above.sum() / below.sum()
-        if factor != 3:  # The dose is part of the question; pixels and contrast are not.
-            above, below = effects.total_index(base)
-            np.testing.assert_allclose(normalised, above.sum() / below.sum(), rtol=1e-3)
+        # The dose is part of the question; pixels and contrast are not.
+        normalised = np.sum(other.squared) / np.sum(other.spread)
+        np.testing.assert_allclose(normalised, dose**2 * expected, rtol=1e-3)

@@ -79,7 +79,7 @@ def test_natural_effects_are_those_of_dowhys_nested_counterfactuals_row_by_row(p
     gcm = pytest.importorskip("dowhy.gcm")
     gcm.config.disable_progress_bars()
     rng = np.random.default_rng(0)
-    x0, x1, noise = rng.normal(size=3), rng.normal(size=3), rng.normal(size=(3, 3))
+    x0, x1, noise = rng.normal(size=2), rng.normal(size=2), rng.normal(size=(2, 3))
     runs = jnp.asarray(x0[:, None]), jnp.asarray(x1[:, None]), jnp.asarray(noise)
     data = pd.DataFrame(
         {
@@ -156,6 +156,7 @@ def test_effects_through_one_and_two_parallel_mediators_are_those_of_pingouin():
     np.testing.assert_allclose(joint.total_effect[0], theirs["Total"], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_effects_of_an_interacting_mediator_are_those_that_statsmodels_simulates():
     # T2: statsmodels redraws parameters and mediators, so that it agrees up to its own intervals.
     api = pytest.importorskip("statsmodels.api")

@@ -46,6 +46,7 @@ def test_the_largest_of_noise_is_no_larger_than_its_null():
     assert found.value > 2 * found.null
 
 
+@pytest.mark.slow
 def test_copies_of_images_change_nothing_once_they_are_clusters():
     numerator = np.random.default_rng(2).normal(size=(3, 12))
     options = {"intervention": "none", "num_replicates": 200}
@@ -73,7 +74,7 @@ def curves():
             interval(resampled, 0.95) for interval in (inference.simultaneous, inference.percentile)
         ]
 
-    keys = jax.random.split(KEY, 1000)
+    keys = jax.random.split(KEY, 600)
     return jax.jit(lambda k: jax.lax.map(one, k, batch_size=20))(keys)
 
 
@@ -85,6 +86,7 @@ def test_bands_hold_the_whole_curve_as_often_as_they_say_and_pointwise_intervals
     assert pointwise < 0.9
 
 
+@pytest.mark.slow
 def test_a_curve_of_one_point_has_an_ordinary_interval():
     samples = np.random.default_rng(3).normal(size=(1, 60))
     band, own = (

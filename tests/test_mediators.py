@@ -136,15 +136,21 @@ def one_by_one(mediator, points, baseline=None):
         held = mediation.controlled_direct_effect(skipping, PARAMS, x0, x1, eps, bound(baseline))
         return found, held
 
-    pairs = jax.vmap(one, (None, 0, 0, 0))
+    pairs = jax.jit(jax.vmap(one, (None, 0, 0, 0)))
     made = [pairs(jax.tree.map(lambda a, i=i: a[i], points), *RUNS) for i in range(num)]
     return jax.tree.map(lambda *a: np.stack(a), *made)
 
 
+@pytest.fixture(scope="module")
+def baseline():
+    return jax.jit(lambda *run: mediation.mean_activations(skipping, *run))(
+        PARAMS, RUNS[0], RUNS[2]
+    )
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_of_mediators_is_swept_as_one_by_one(family):
+def test_a_family_of_mediators_is_swept_as_one_by_one(family, baseline):
     mediator, points = FAMILIES[family]
-    baseline = mediation.mean_activations(skipping, PARAMS, RUNS[0], RUNS[2])
     found = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS, baseline=baseline)
     effects, held = one_by_one(mediator, points, baseline)
     te, pnie, tnie = (

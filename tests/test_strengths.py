@@ -207,6 +207,7 @@ def test_ishigami_has_its_published_indices():
     assert_within_errors(found.total_index, [0.5576, 0.4424, 0.2437])
 
 
+@pytest.mark.slow
 def test_sobol_g_has_its_closed_form_indices():
     found = uniform_strengths(decoder(sobol_g), 4, 0, 1)
     first, total = g_indices()
