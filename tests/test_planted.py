@@ -34,10 +34,7 @@ def network(name):
 def found(name, finder):
     net = network(name)
     pairs = net.sample(KEY, NUM_PAIRS)
-    score = jax.jit(
-        lambda params, pairs: planted.FINDERS[finder](net.forward, params, net.sites, pairs)
-    )
-    return jax.device_get(score(net.params, pairs))
+    return jax.device_get(planted.FINDERS[finder](net.forward, net.params, net.sites, pairs))
 
 
 def joined(parts, like):
@@ -339,9 +336,9 @@ def test_every_exact_finder_is_perfect_under_disguise(finder):
 
 
 @pytest.mark.parametrize("name", ["1 gates", pytest.param("1", marks=pytest.mark.slow)])
-def test_path_patching_finds_every_edge(name):
+def test_edge_patching_finds_every_edge(name):
     edges = network(name).truth.edges
-    found_edges = found(name, "path patching").edges
+    found_edges = found(name, "edge patching").edges
     assert scores.auroc(joined(found_edges, edges), joined(edges, edges)) == 1
 
 
@@ -471,7 +468,7 @@ def test_rates_of_calls_and_errors_of_effects():
     assert scores.false_discovery_proportion(~truth & False, truth) == 0
     assert scores.f1(hits, truth) == 0.5
     np.testing.assert_array_equal(
-        scores.called([0.005, 0.5, 1, np.nan]), [False, True, True, False]
+        scores.called(np.array([0.005, 0.5, 1, np.nan])), [False, True, True, False]
     )
     assert scores.effect_rmse([1.0, 2.0], [1.0, 1.0]) == pytest.approx(np.sqrt(0.5))
     assert scores.rank_correlation([1.0, 5.0, 9.0], [0.0, 1.0, 7.0]) == pytest.approx(1)

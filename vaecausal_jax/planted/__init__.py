@@ -6,7 +6,8 @@ forward of the library's contract with its ``Truth``. See ``finders`` for how to
 ``python -m benchmarks.planted`` for the table of all finders against all levels.
 """
 
-from vaecausal_jax.planted.finders import FINDERS, Finder, Scores, inner_sites
+from vaecausal_jax.planted.finders import FINDERS, Finder, Scores, compiled, inner_sites
+from vaecausal_jax.planted.interchange import level2
 from vaecausal_jax.planted.levels import (
     depth_split,
     gates,
@@ -29,6 +30,7 @@ __all__ = [
     "Scores",
     "Truth",
     "Weights",
+    "compiled",
     "depth_split",
     "gates",
     "gaussian_network",
@@ -36,6 +38,7 @@ __all__ = [
     "level0",
     "level0_weights",
     "level1",
+    "level2",
     "level3",
     "recover",
     "recovery_scores",

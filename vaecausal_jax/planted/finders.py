@@ -14,11 +14,10 @@ A finder is any function ``(forward, params, sites, pairs) -> Scores``. To try y
 
         return Scores({name: score(name) for name in inner_sites(sites)})
 
-and hand ``{**FINDERS, "saliency": saliency}`` to ``benchmarks.planted.compare``.
+and hand ``{**FINDERS, "saliency": compiled(saliency)}`` to ``benchmarks.planted.compare``.
 
-Scores are not negative and comparable across sites. Finders of this module are pure and traceable;
-all arms of a pair share its noise. Along the total effect TE means the inner product of the change
-of the outputs with y(x1) - y(x0).
+Scores are not negative and comparable across sites; all arms of a pair share its noise. Along the
+total effect TE means the inner product of the change of the outputs with y(x1) - y(x0).
 """
 
 from collections.abc import Callable
@@ -28,13 +27,13 @@ import jax
 import jax.numpy as jnp
 
 from vaecausal_jax import surrogates
+from vaecausal_jax.circuits import scorers
+from vaecausal_jax.circuits.tasks import Task, make_task
 from vaecausal_jax.effects import resample_effects
-from vaecausal_jax.interventions import patch
 from vaecausal_jax.mediation import paired_rows, unit_mediation
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.planted.network import Edge, Pairs
 from vaecausal_jax.sites import Array, Forward, Sites, outputs
-from vaecausal_jax.sweeps import sweep
 
 BACKWARD = 2
 """What a gradient costs beyond its forward, in forwards."""
@@ -96,22 +95,6 @@ def resample_index(forward: Forward, params: Any, sites: Sites, pairs: Pairs) ->
     return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))
 
 
-def path_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
-    """Exact effects of single edges: only one consumer reads the target's value of one unit.
-
-    The value the consumer would take is read off a run in which the unit is patched; put alone into
-    the reference run, it changes the output by what went along this edge. Both directions, the
-    larger counting. Edges of consecutive sites only, so no scores of nodes.
-    """
-    names = list(sites)
-    edges = {
-        (source, target): _edge_effects(forward, params, sites, source, target, pairs)
-        for source, target in zip(names, names[1:], strict=False)
-    }
-    num = sum(sites[a].num_units * (1 + sites[b].num_units) for a, b in edges)
-    return Scores({}, edges, passes=2 * len(pairs.eps) * (num + len(edges)))
-
-
 def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     """AtP: |gradient times change| along TE, at both ends of each pair."""
     cost = 2 * len(pairs.eps) * (1 + BACKWARD)
@@ -165,17 +148,57 @@ def random(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     return Scores(nodes, passes=0.0)
 
 
+def edge_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact effects of single edges along TE, both directions, the larger counting."""
+    task = _task(forward, params, sites, pairs)
+    edges = _sizes(scorers.edge_effects(task))
+    num = sum(values.size for values in edges.values())
+    return Scores({}, edges, passes=2.0 * len(pairs.eps) * (num + len(edges)))
+
+
+def eap(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients at the target run: attribution patching of nodes and of edges (EAP)."""
+    task = _task(forward, params, sites, pairs)
+    return Scores(
+        _sizes(scorers.node_attribution(task)),
+        _sizes(scorers.edge_attribution(task)),
+        passes=float(len(pairs.eps) * (2 + BACKWARD)),
+    )
+
+
+def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients along the inputs' path, five nodes: EAP-IG of nodes and of edges."""
+    task = _task(forward, params, sites, pairs)
+    return Scores(
+        _sizes(scorers.node_integrated(task)),
+        _sizes(scorers.edge_integrated(task)),
+        passes=float(len(pairs.eps) * (2 + 5 * (1 + BACKWARD))),
+    )
+
+
+def compiled(finder: Finder) -> Finder:
+    """The same finder as one program; for those that are traceable."""
+
+    def find(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+        run = jax.jit(lambda params, pairs: finder(forward, params, sites, pairs))
+        return run(params, pairs)
+
+    return find
+
+
 FINDERS: dict[str, Finder] = {
-    "patching, both directions": both_directions,
-    "patching, denoising": denoising,
-    "patching, noising": noising,
-    "resample index": resample_index,
-    "path patching": path_patching,
-    "attribution patching": attribution_patching,
-    "hessian corrected": hessian_corrected,
-    "integrated gradients": integrated_gradients,
-    "correlation": correlation,
-    "random": random,
+    "patching, both directions": compiled(both_directions),
+    "patching, denoising": compiled(denoising),
+    "patching, noising": compiled(noising),
+    "resample index": compiled(resample_index),
+    "edge patching": edge_patching,
+    "attribution patching": compiled(attribution_patching),
+    "hessian corrected": compiled(hessian_corrected),
+    "integrated gradients": compiled(integrated_gradients),
+    "EAP, at the target": eap,
+    "EAP-IG": eap_ig,
+    "correlation": compiled(correlation),
+    "random": compiled(random),
 }
 
 
@@ -183,6 +206,16 @@ def inner_sites(sites: Sites) -> list[str]:
     """Sites with units, without the outputs themselves and the input."""
     named = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
     return named[:-1]
+
+
+def _task(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Task:
+    # The input and the outputs are ends of edges, not nodes to be scored.
+    nodes = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
+    return make_task(forward, params, sites, pairs.x0, pairs.x1, pairs.eps, nodes=nodes)
+
+
+def _sizes(signed: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: abs(values) for key, values in signed.items()}
 
 
 def _patched(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
@@ -212,27 +245,6 @@ def _surrogate(
         rows = rows._replace(reference=other - rows.clean)
         nodes[name] = jnp.abs(surrogate(forward, params, sites, name, rows, along)).mean(1)
     return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
-
-
-def _edge_effects(
-    forward: Forward, params: Any, sites: Sites, source: str, target: str, pairs: Pairs
-) -> Array:
-    """Mean squared effect of each edge, (sources, targets), the larger of both directions."""
-    rows = paired_rows(forward, params, source, pairs.x0, pairs.x1, pairs.eps, outputs)
-    num = sites[source].num_units, sites[target].num_units
-    grid = jnp.meshgrid(*(jnp.arange(n) for n in num), indexing="ij")
-    points = tuple(axis.reshape(-1) for axis in grid)
-
-    def run(edge, row):
-        first, second = edge
-        moved = patch(sites, source, row.donor, unit=first)
-        value = forward(params, row.x, row.eps, moved).activations[target]
-        only = patch(sites, target, value, unit=second)
-        y = forward(params, row.x, row.eps, only).outputs
-        return jnp.sum((y - row.clean) ** 2)
-
-    effects = sweep(run, points, rows).reshape(*num, 2, -1)
-    return effects.mean(-1).max(-1)
 
 
 def _by_unit(sites: Sites, name: str, values: Array) -> Array:

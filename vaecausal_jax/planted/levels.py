@@ -196,8 +196,8 @@ def gaussian_network(name: str, weights: Weights) -> Planted:
 
     def sample(key: Array, num: int, factor: int | None = None) -> Pairs:
         factor_key, noise_key = jax.random.split(key)
-        factors = jax.random.normal(factor_key, (2, num, weights.num_factors))
-        return pairs_of(weights, noise_key, *factors, factor)
+        before, after = jax.random.normal(factor_key, (2, num, weights.num_factors))
+        return pairs_of(weights, noise_key, before, after, factor)
 
     return _network(name, weights, sample, gaussian_truth(weights))
 
@@ -332,8 +332,10 @@ def _fixed_network(
     """A network asked about one pair of inputs only, with the denoising effects of that pair."""
 
     def sample(key: Array, num: int, factor: int | None = None) -> Pairs:
-        both = (jnp.tile(jnp.asarray(f, float)[None], (num, 1)) for f in (factors0, factors1))
-        return pairs_of(weights, key, *both, factor)
+        before, after = (
+            jnp.tile(jnp.asarray(values, float)[None], (num, 1)) for values in (factors0, factors1)
+        )
+        return pairs_of(weights, key, before, after, factor)
 
     # An input of AND has no denoising effect, and is no less a cause.
     leads = {

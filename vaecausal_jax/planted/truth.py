@@ -1,5 +1,6 @@
 """The truth about compiled autoencoders under independent standard normal factors."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from vaecausal_jax.circuits.modularity import bipartite_modularity
@@ -60,7 +61,7 @@ def structural_truth(
         dormant={"decoder/units": ~varies["decoder/units"] & leads_out},
         modules={"decoder/units": serves},
         roles=_roles(weights, nodes["decoder/units"], writes),
-        capacities=np.asarray(capacity(directions), float),
+        capacities=np.asarray(capacity(jnp.asarray(directions)), float),
         subspaces={"decoder/features": directions / np.where(lengths > 0, lengths, 1.0)},
     )
 
@@ -155,9 +156,9 @@ def _roles(weights: Weights, causal: np.ndarray, writes: np.ndarray) -> dict[str
     num_writes = (writes != 0).sum(1)
     return {
         "hub": num_writes >= 2,
-        "relay": (reads & (writes != 0)).any(1),
+        "relay": (reads & (writes != 0)).sum(1) > 0,
         "mixer": (reads.sum(1) >= 2) & (num_writes > 0),
-        "inhibitor": (writes < 0).any(1),
+        "inhibitor": (writes < 0).sum(1) > 0,
         "dead": num_writes == 0,
     }
 
