@@ -153,6 +153,44 @@ def test_every_metric_runs_and_beats_its_chance_on_perfect_codes():
                 assert e.value > e.null, (name, label)
 
 
+def test_scores_neither_read_nor_move_numpys_global_generator():
+    # One public library draws its votes from it, so that its scores depend on what ran before.
+    rng = np.random.default_rng(0)
+    factors = np.stack([rng.integers(0, size, 150) for size in (2, 3)], axis=1)
+    codes = factors + 0.5 * rng.normal(size=(150, 2))
+    names = ("factor_vae", "beta_vae", "sap_discrete", "dci_forest", "infomec")
+    found = []
+    for seed in (0, 1):
+        np.random.seed(seed)
+        before = np.random.get_state()[1].copy()
+        scores = suite.score_suite(KEY, codes, factors, names, num_replicates=0, num_shuffles=1)
+        found.append([(e.value, e.null) for _, of in scores for e in of.values()])
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_array_equal(*found)
+
+
+def test_votes_are_drawn_from_all_rows_and_predictors_stay_with_theirs():
+    rng = np.random.default_rng(0)
+    factors = np.stack([rng.integers(0, size, 200) for size in (2, 3)], axis=1)
+    codes = factors + 0.5 * rng.normal(size=(200, 2))
+    scores = dict(
+        suite.score_suite(
+            KEY,
+            codes,
+            factors,
+            ("mig", "sap_discrete", "factor_vae"),
+            num_train=60,
+            num_test=40,
+            num_replicates=0,
+            num_shuffles=0,
+        )
+    )
+    rows = {name: of[""].num_inputs for name, of in scores.items()}
+    assert rows == {"mig": 60, "sap_discrete": 100, "factor_vae": 200}
+    with pytest.raises(ValueError, match="num_test is 141, expected 1 to the 140 rows"):
+        suite.score_suite(KEY, codes, factors, ("mig",), num_train=60, num_test=141)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -120,6 +120,68 @@ def test_mapped_parameters_fill_the_model_exactly():
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
 
 
+def test_export_undoes_import_bit_for_bit():
+    arrays = random_weights()
+    back = pretrained.to_burgess(pretrained.from_burgess(arrays))
+    assert set(back) == set(arrays)
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(back[name], values, err_msg=name)
+    params = MODEL.init(jax.random.key(0))
+    again = pretrained.from_burgess(pretrained.to_burgess(params))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_exported_weights_give_pytorch_the_same_logits(run):
+    torch = pytest.importorskip("torch")
+    params = MODEL.init(jax.random.key(3))
+    state = {name: torch.tensor(a) for name, a in pretrained.to_burgess(params).items()}
+    functional = torch.nn.functional
+    images = np.random.default_rng(1).uniform(size=(16, 64, 64, 1)).astype(np.float32)
+    h = torch.tensor(images.transpose(0, 3, 1, 2))
+
+    def both(name):
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    for name in ("conv1", "conv2", "conv3", "conv_64"):
+        h = functional.conv2d(h, *both(f"encoder.{name}"), stride=2, padding=1).relu()
+    h = h.flatten(1)
+    for name in ("lin1", "lin2"):
+        h = functional.linear(h, *both(f"encoder.{name}")).relu()
+    mean, logvar = functional.linear(h, *both("encoder.mu_logvar_gen")).view(-1, 10, 2).unbind(-1)
+    h = mean
+    for name in ("lin1", "lin2", "lin3"):
+        h = functional.linear(h, *both(f"decoder.{name}")).relu()
+    h = h.view(-1, 32, 4, 4)
+    for name in ("convT_64", "convT1", "convT2"):
+        h = functional.conv_transpose2d(h, *both(f"decoder.{name}"), stride=2, padding=1).relu()
+    logits = functional.conv_transpose2d(h, *both("decoder.convT3"), stride=2, padding=1)
+    trace = run(params, images)
+    scale = logits.abs().max().item()
+    np.testing.assert_allclose(trace.activations["latent/logvar"], logvar, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trace.outputs[..., 0], logits[:, 0], rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: {k: v for k, v in p.items() if k != "mean"}, "no layer 'mean' in params"),
+        (lambda p: {**p, "encoder": {}}, "no layer 'encoder/conv0' in params"),
+        (
+            lambda p: {
+                **p,
+                "logvar": {"kernel": np.zeros((256, 10)), "bias": np.zeros(10)},
+                "decoder": {**p["decoder"], "dense0": p["decoder"]["dense1"]},
+            },
+            r"decoder.lin1 would have weight \(256, 256\)",
+        ),
+    ],
+)
+def test_params_that_cannot_be_exported_are_refused_by_name(change, message):
+    params = pretrained.from_burgess(random_weights())
+    with pytest.raises(ValueError, match=message):
+        pretrained.to_burgess(change(params))
+
+
 @pytest.mark.parametrize("family", pretrained.DSPRITES_FILES)
 def test_pretrained_models_reproduce_their_reference_outputs(family, run, shared):
     folder = shared / "pretrained_dsprites"

@@ -1,4 +1,4 @@
-"""VAEs trained by others: PyTorch weights of the Burgess architecture into our parameters.
+"""VAEs trained by others: PyTorch weights of the Burgess architecture to our parameters and back.
 
 The layout of github.com/YannDubs/disentangling-vae (MIT), whose dSprites checkpoints are studied by
 ``vaecausal study --preset pretrained``. The mapping, PyTorch to Flax:
@@ -107,6 +107,23 @@ _SHAPES = {
     "decoder.convT3": (32, 1, 4, 4),
 }
 
+_LAYERS = {
+    "encoder.conv1": ("encoder", "conv0"),
+    "encoder.conv2": ("encoder", "conv1"),
+    "encoder.conv3": ("encoder", "conv2"),
+    "encoder.conv_64": ("encoder", "conv3"),
+    "encoder.lin1": ("encoder", "dense0"),
+    "encoder.lin2": ("encoder", "dense1"),
+    "decoder.lin1": ("decoder", "dense0"),
+    "decoder.lin2": ("decoder", "dense1"),
+    "decoder.lin3": ("decoder", "dense2"),
+    "decoder.convT_64": ("decoder", "conv0"),
+    "decoder.convT1": ("decoder", "conv1"),
+    "decoder.convT2": ("decoder", "conv2"),
+    "decoder.convT3": ("decoder", "logits"),
+}
+"""PyTorch's layer to ours; the heads apart."""
+
 
 def from_burgess(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Parameters of ``burgess_vae((64, 64, 1))`` from a PyTorch state dictionary of arrays.
@@ -140,7 +157,7 @@ def from_burgess(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     def dense(name: str) -> dict[str, Any]:
         return layer(name, arrays[f"{name}.weight"].T)
 
-    channels_last = np.arange(512).reshape(_MAP).transpose(1, 2, 0).reshape(-1)
+    channels_last = _channels_last()
     heads, biases = arrays["encoder.mu_logvar_gen.weight"].T, arrays["encoder.mu_logvar_gen.bias"]
     return {
         "encoder": {
@@ -169,6 +186,61 @@ def from_burgess(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def to_burgess(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The PyTorch state dictionary of parameters of ``burgess_vae((64, 64, 1))``, as arrays.
+
+    The inverse of ``from_burgess``, bit for bit: ``{name: torch.tensor(a) for name, a in ...}`` is
+    what the network of the public repository loads.
+
+    Args:
+        params: As from ``burgess_vae((64, 64, 1)).init``, or trained.
+
+    Raises:
+        ValueError: A layer that is missing or of another shape.
+    """
+    names = {ours: theirs for theirs, ours in _LAYERS.items()}
+    arrays: dict[str, np.ndarray] = {}
+
+    def layer(*path: str) -> tuple[np.ndarray, np.ndarray]:
+        found: Any = params
+        for step in path:
+            if not isinstance(found, Mapping) or step not in found:
+                raise ValueError(f"no layer {'/'.join(path)!r} in params, expected burgess_vae's.")
+            found = found[step]
+        return np.asarray(found["kernel"]), np.asarray(found["bias"])
+
+    def put(name: str, weight: np.ndarray, bias: np.ndarray) -> None:
+        if weight.shape != _SHAPES[name] or bias.shape != _bias_shape(name):
+            raise ValueError(
+                f"{name} would have weight {weight.shape} and bias {bias.shape}, expected "
+                f"{_SHAPES[name]} and {_bias_shape(name)}: export takes burgess_vae((64, 64, 1))."
+            )
+        arrays[f"{name}.weight"], arrays[f"{name}.bias"] = map(np.ascontiguousarray, (weight, bias))
+
+    channels_first = np.argsort(_channels_last())
+    for path, name in names.items():
+        kernel, bias = layer(*path)
+        if "convT" in name:
+            kernel = kernel[::-1, ::-1].transpose(2, 3, 0, 1)
+        elif kernel.ndim == 4:
+            kernel = kernel.transpose(3, 2, 0, 1)
+        else:
+            kernel = kernel.T
+        if name == "encoder.lin1" and kernel.shape[1] == len(channels_first):
+            kernel = kernel[:, channels_first]
+        if name == "decoder.lin3" and len(bias) == len(channels_first):
+            kernel, bias = kernel[channels_first], bias[channels_first]
+        put(name, kernel, bias)
+    heads = [layer(name) for name in ("mean", "logvar")]
+    weight = np.stack([kernel.T for kernel, _ in heads], axis=1)
+    put(
+        "encoder.mu_logvar_gen",
+        weight.reshape(-1, weight.shape[-1]),
+        np.stack([bias for _, bias in heads], axis=1).reshape(-1),
+    )
+    return arrays
+
+
 def load_dsprites_vae(folder: str | os.PathLike, family: str) -> dict[str, Any]:
     """Parameters of one pretrained dSprites VAE.
 
@@ -193,6 +265,11 @@ def load_dsprites_vae(folder: str | os.PathLike, family: str) -> dict[str, Any]:
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ValueError(f"{path} is not an npz archive: {error}") from error
     return from_burgess(arrays)
+
+
+def _channels_last() -> np.ndarray:
+    """For each flat (row, column, channel) its place in (channel, row, column)."""
+    return np.arange(512).reshape(_MAP).transpose(1, 2, 0).reshape(-1)
 
 
 def _bias_shape(layer: str) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def main() -> None:
     key = jax.random.key(config.seed + 1)
     print(
         f"reconstruction {history['reconstruction'][-1]:.1f} nats an item, KL "
-        f"{np.round(history['kl_per_latent'][-1], 2)}"
+        f"{np.round(np.asarray(history['kl_per_latent'][-1], float), 2)}"
     )
     for name, values in [("all latents", natural)] + [
         (

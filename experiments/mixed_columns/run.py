@@ -96,7 +96,7 @@ def main() -> None:
 
     print(
         f"reconstruction {history['reconstruction'][-1]:.2f} nats a row, KL by latent "
-        f"{np.round(history['kl_per_latent'][-1], 2)}"
+        f"{np.round(np.asarray(history['kl_per_latent'][-1], float), 2)}"
     )
     print(f"{'total index':<12}" + "".join(f"{name:>9}" for name in NAMES))
     for latent, row in enumerate(np.asarray(sweep(state.params))):

@@ -36,6 +36,7 @@ from vaecausal_jax.disentanglement.predictability import (
     sap_continuous,
     sap_discrete,
 )
+from vaecausal_jax.disentanglement.quantised import infomec_continuous
 from vaecausal_jax.disentanglement.references import (
     estimate_score,
     shuffle_columns,
@@ -85,6 +86,11 @@ def _dci(estimator: Callable[..., DCI], settings: str, *, quick: bool = False) -
     return Metric(numbers, f"DCI, {settings}", labels, trains=True, quick=quick)
 
 
+def _infomec(codes, factors):
+    result = infomec_continuous(codes, factors)
+    return [result.modularity, result.explicitness, result.compactness]
+
+
 METRICS = {
     "mig": Metric(_value(mig), "mutual information gap, 20 bins"),
     "mig_sup": Metric(_value(mig_sup), "mutual information gap of codes, 20 bins"),
@@ -127,6 +133,12 @@ METRICS = {
     ),
     "explicitness": Metric(
         _value(explicitness), "explicitness, raw AUC on test rows", trains=True, quick=False
+    ),
+    "infomec": Metric(
+        _infomec,
+        "InfoMEC of continuous codes, 10 nearest neighbours",
+        ("modularity", "explicitness", "compactness"),
+        quick=False,
     ),
     "dci_fast": _dci(dci_fast, "boosted trees in JAX, 50 rounds of shrinkage 0.2"),
     "dci_boosted": _dci(dci_boosted, "boosted trees in JAX, 100 rounds of shrinkage 0.1"),
