@@ -5,10 +5,12 @@ A ``text`` block that follows a ``python`` block is what that block prints. If i
 ``...`` in it stands for a path.
 """
 
+import ast
 import contextlib
 import io
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -64,3 +66,22 @@ def test_pages_that_configure_devices_run_as_printed_in_a_process_of_their_own(p
     command = [sys.executable, "-W", "error", "-c", code]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_comparison_shows_the_functions_that_were_measured():
+    folder = PAGES.parents[1] / "benchmarks"
+    tools = runpy.run_path(str(folder / "source_code.py"))
+    tree = ast.parse((folder / "comparison.py").read_text())
+    sources = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SOURCES"
+    )
+    text = (PAGES / "comparison.md").read_text()
+    shown = dict(re.findall(r"^## (\w+)\n.*?^```py\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE))
+    counted = dict(re.findall(r"^\| (\w+) ?[\d.]* \| (\d+) \|", text, re.MULTILINE))
+    assert sources.keys() == counted.keys()
+    for library, names in sources.items():
+        code = tools["code_of"](folder / "comparison.py", *names)
+        assert shown[library] == code, library
+        assert int(counted[library]) == tools["num_lines"](code), library
