@@ -108,9 +108,9 @@ def group_gap(
     means = np.add.reduceat(x, begin) / sizes
     low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     gap = Estimate(
-        np.ptp(means),
-        low,
-        high,
+        np.asarray(np.ptp(means)),
+        np.asarray(low),
+        np.asarray(high),
         float(shuffled.mean()),
         len(x),
         1,
