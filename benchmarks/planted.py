@@ -30,6 +30,7 @@ To add a finder see `vaecausal_jax.planted.finders`, and hand it to `compare`.
 import argparse
 import json
 import math
+import sys
 import time
 
 import jax
@@ -107,6 +108,7 @@ def compare(networks, finders, *, num_pairs=64):
     """
     record = {}
     for level, network in networks.items():
+        print(f"level {level}: {len(finders)} finders", file=sys.stderr, flush=True)
         for name, finder in finders.items():
             for score, value in judge(run(finder, network, num_pairs), network.truth).items():
                 record.setdefault(score, {}).setdefault(level, {})[name] = value
@@ -226,7 +228,7 @@ def measure(levels, finders, *, num_pairs, num_steps):
     if "1" in networks:
         reached = record["auroc"]["1"] | {
             name: value
-            for name, value in record["edge_auroc"].get("1", {}).items()
+            for name, value in record.get("edge_auroc", {}).get("1", {}).items()
             if name not in record["auroc"]["1"]
         }
         passes = passes_to_find(networks["1"], finders, reached, num_pairs=num_pairs)
@@ -238,7 +240,8 @@ def measure(levels, finders, *, num_pairs, num_steps):
         for name, value in record["passes_to_auroc"].items():
             print(f"  {name:28}{'never' if value is None else f'{value:.0f}':>10}")
     record["recovery"] = recover(networks)
-    print_recovery(record["recovery"])
+    if record["recovery"]:
+        print_recovery(record["recovery"])
     if "0" in networks:
         record["interval_coverage"] = coverage(networks["0"])
         print(f"\ncoverage of effects' intervals, level 0: {record['interval_coverage']:.3f}")

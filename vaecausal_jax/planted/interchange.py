@@ -25,7 +25,7 @@ from vaecausal_jax.interventions import patch
 from vaecausal_jax.models import Model, conv_vae
 from vaecausal_jax.objectives import Objective, beta_vae, gaussian
 from vaecausal_jax.planted.network import Pairs, Planted, Truth, changed_only
-from vaecausal_jax.sites import Array, Trace
+from vaecausal_jax.sites import Array, Sites, Trace
 from vaecausal_jax.training import TrainConfig, make_train
 
 Groups = Mapping[str, Array]
@@ -114,8 +114,8 @@ def level2(
         max_outside: Largest effect of the units of no group at every site.
 
     Returns:
-        The network. Its nodes are the grouped units that vary between images; distractors are units
-        of no group that do.
+        The network, with the sites that have groups, and its outputs. Its nodes are the grouped
+        units that vary between images; distractors are units of no group that do.
 
     Raises:
         ValueError: Groups that do not fit, or a network that missed, by how much.
@@ -327,4 +327,11 @@ def _as_planted(key: Array, model: Model, params: Any, world: Any, groups: Group
         modules=modules,
         factor_graph=np.zeros((num_factors, num_factors), bool),
     )
-    return Planted("2", model.forward, params, model.sites, sample, world.readout, truth)
+    judged = Sites(
+        {
+            name: site
+            for name, site in model.sites.items()
+            if name in (*groups, list(model.sites)[-1])
+        }
+    )
+    return Planted("2", model.forward, params, judged, sample, world.readout, truth)
