@@ -207,6 +207,7 @@ def test_random_sums_of_many_outcomes_find_the_same_connected_directions():
     np.testing.assert_allclose(part.disconnected_share, 0.5, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_check_runs_at_a_convolution_of_a_network():
     model = models.conv_vae(
         (8, 8, 1),

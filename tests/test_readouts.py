@@ -46,8 +46,8 @@ def linear_changes(confusion, true_change, rng):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("num_factors", [1, 2, 5])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("num_factors", [1, 5])
 def test_calibration_recovers_true_effects_of_a_linear_readout_exactly(seed, num_factors):
     # T27: E_measured = E_true C, and C from minimal pairs.
     rng = np.random.default_rng(seed)
@@ -189,6 +189,7 @@ def test_inversion_reads_back_what_a_sprite_was_drawn_with(inverted):
     assert np.all(np.asarray(agrees))
 
 
+@pytest.mark.slow
 def test_inversion_is_nearly_exact_at_the_published_size():
     data = vd.sprites(64, num_positions=5)
     readout = sprite_readout(data)
@@ -207,7 +208,7 @@ def test_inversion_reads_hue_exactly():
         return readout.change(readout.truth(row), readout(image))[5]
 
     np.testing.assert_allclose(
-        jax.vmap(error)(vd.images(data, levels), levels), np.zeros(32), atol=1e-4
+        jax.jit(jax.vmap(error))(vd.images(data, levels), levels), np.zeros(32), atol=1e-4
     )
 
 
@@ -358,8 +359,8 @@ def trained():
         Blobs(),
         channels=(8, 16),
         dense=(32,),
-        num_steps=400,
-        num_score_images=256,
+        num_steps=250,
+        num_score_images=128,
         learning_rate=1e-2,
     )
 

@@ -275,41 +275,45 @@ def interchange_report(
         position = check_factor(readout, factor_name)
     fit_key, random_key, shuffle_key, boot_key = jax.random.split(key, 4)
 
-    def measure(weights, points, inputs, reads=None):
+    @jax.jit
+    def measure(weights, point, inputs):
         swapped = interchange(
             forward,
             weights,
             alignment.mediator,
-            points,
+            jax.tree.map(lambda a: a[None], point),
             inputs,
             outcome=outcome,
-            readout=reads,
+            readout=readout,
             to_image=to_image,
         )
-        return jax.tree.map(lambda a: a.mean(0), swapped)
-
-    def one(point):
-        return jax.tree.map(lambda a: jnp.asarray(a)[None], point)
+        return jax.tree.map(lambda a: a[0], swapped)
 
     def agreement(swapped):
         return continuous_iia(boot_key, swapped, level=level)
 
     point = alignment.fit(fit_key, params, train)
-    found = measure(params, one(point), test, readout)
+    found = measure(params, point, test)
     untrained = alignment.fit(fit_key, random_params, train)
     dealt = [shuffle_labels(k, a) for k, a in ((shuffle_key, train), (boot_key, test))]
     shuffled = alignment.fit(fit_key, params, dealt[0])
-    blind = jax.vmap(alignment.random)(jax.random.split(random_key, num_random))
+    # One by one, so that everything is measured by one compiled program.
+    blind = [
+        measure(params, alignment.random(k), test) for k in jax.random.split(random_key, num_random)
+    ]
+    mean = [
+        jnp.mean(jnp.stack(leaves), axis=0) for leaves in zip(*(b[:2] for b in blind), strict=True)
+    ]
     baselines = {
-        "random_network": agreement(measure(random_params, one(untrained), test)),
-        "shuffled_labels": agreement(measure(params, one(shuffled), dealt[1])),
-        "random_parts": agreement(measure(params, blind, test)),
+        "random_network": agreement(measure(random_params, untrained, test)),
+        "shuffled_labels": agreement(measure(params, shuffled, dealt[1])),
+        "random_parts": agreement(Swapped(mean[0], mean[1], None)),
     }
     iia = agreement(found)
     shares = [None] * 3
     if found.agrees is not None:
-        agrees = found.agrees > 0.5
-        own, others = agrees[:, position], jnp.delete(agrees, position, axis=1).all(1)
+        own = found.agrees[:, position]
+        others = jnp.delete(found.agrees, position, axis=1).all(1)
         shares = [
             bootstrap_mean(
                 boot_key,
@@ -320,7 +324,10 @@ def interchange_report(
             for share in (own & others, own, others)
         ]
     best = np.nanmax([baseline.value for baseline in baselines.values()])
-    return InterchangeReport(iia, baselines, float(iia.value - best), *shares, point)
+    strict, target, preservation = shares
+    return InterchangeReport(
+        iia, baselines, float(iia.value - best), strict, target, preservation, point
+    )
 
 
 def shuffle_labels(key: Array, inputs: Interchanges) -> Interchanges:
@@ -481,7 +488,6 @@ def search_boundary(
     return find
 
 
-_ALL = np.array(True)
 _TRIES, _ROUNDS = 16_384, 16
 """Draws at a time, and times, to find interchanges on one side of a split."""
 
@@ -554,7 +560,8 @@ def _searcher(
 
             def one(x, eps, base, donor, wanted):
                 # The run's own value put back first: what comes before the site is not run again.
-                steps = Replace(_ALL, base), SubspaceSwap(_ALL, rotated, donor)
+                everywhere = jnp.array(True)
+                steps = Replace(everywhere, base), SubspaceSwap(everywhere, rotated, donor)
                 return _square(outcome(forward(params, x, eps, {name: steps})) - wanted)
 
             return jnp.mean(jax.vmap(one)(*rows)) / scale + cost(weights)

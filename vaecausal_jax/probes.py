@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vaecausal_jax.changes import whole
 from vaecausal_jax.data import Dataset, images, sample_factors
 from vaecausal_jax.holdout import held_out
 from vaecausal_jax.models.networks import ConvEncoder, Dense
@@ -40,7 +41,7 @@ class _Network(nn.Module):
     def __call__(self, image: Array) -> Array:
         encoder = ConvEncoder(self.channels, (4,) * len(self.channels), self.dense)
         h = encoder(image, Tape({}))
-        return Dense(self.num_outputs, len(h.shape), name="head")(h)
+        return whole(Dense(self.num_outputs, len(h.shape), name="head")(h))
 
 
 def no_augmentation(key: Array, image: Array) -> Array:

@@ -39,6 +39,11 @@ _SHARPNESS = 8.0
 _TINY = 1e-12
 
 
+def is_sprite_world(data: Dataset) -> bool:
+    """Whether ``sprite_readout`` knows the data set's factors."""
+    return factor_names(data) in (_NEEDED, (*_NEEDED, "colour"))
+
+
 def sprite_readout(data: Dataset, *, threshold: float = 0.0) -> Readout:
     """The exact read-out of ``sprites`` and ``DSprites``, in grey or colour.
 
@@ -54,7 +59,7 @@ def sprite_readout(data: Dataset, *, threshold: float = 0.0) -> Readout:
         ValueError: A data set with other factors, or a threshold outside [0, 0.5).
     """
     names = factor_names(data)
-    if names not in (_NEEDED, (*_NEEDED, "colour")):
+    if not is_sprite_world(data):
         raise ValueError(
             f"sprite_readout solves for {_NEEDED} (and colour), the data set has {names}. Use "
             "probes.train_probe."
@@ -174,7 +179,6 @@ def _hue(image: Array) -> Array:
 
 def _line(values: tuple[float, ...], standardised: tuple[float, ...]) -> tuple[float, float]:
     """Slope and intercept of a factor's standardisation."""
-    if len(values) < 2 or values[0] == values[-1]:
-        return 1.0, -values[0]
-    slope = (standardised[-1] - standardised[0]) / (values[-1] - values[0])
-    return slope, standardised[0] - slope * values[0]
+    (low, *_, high), (start, *_, end) = (*values, values[-1]), (*standardised, standardised[-1])
+    slope = (end - start) / (high - low) if high > low else 1.0
+    return slope, start - slope * low
