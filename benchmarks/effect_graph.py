@@ -167,7 +167,7 @@ def measure(args, path, ours, folder):
     _, _, effects = ours.round()
     workers = {}
     try:
-        for threads in {1, cores} if args.peers else ():
+        for threads in ({1} if args.quick else {1, cores}) if args.peers else ():
             workers[threads] = Worker(
                 args.torch_python, path, threads, script="effect_graph_peers.py"
             )

@@ -62,8 +62,8 @@ def answer(request, arrays):
         rows, start = [], time.perf_counter()
         for first in range(0, len(units), request["tile"]):
             tile = units[first : first + request["tile"]]
-            repeated = [torch.cat([a] * len(tile)) for a in (x, eps)]
-            h = run(model, *repeated, stage, target, clean, other[stage], tile)
+            images, noise = (torch.cat([a] * len(tile)) for a in (x, eps))
+            h = run(model, images, noise, stage, target, clean, other[stage], tile)
             change = (h.unflatten(0, (len(tile), num)) - clean[target]).square_()
             rows.append(change.flatten(3).mean(3).mean(1) if change.ndim > 3 else change.mean(1))
         effects.append(torch.cat(rows).numpy())

@@ -268,6 +268,30 @@ def test_greedy_pruning_is_a_plain_loop_over_parts():
         np.testing.assert_array_equal(found[name], mask)
 
 
+def test_planted_additive_circuit_is_ranked_perfectly_by_exact_scores_and_not_by_chance():
+    # T28.
+    metrics = pytest.importorskip("sklearn.metrics")
+    weights = jnp.where(jnp.arange(40) % 4 == 0, 1.0 + jnp.arange(40) / 40, 0.0)
+
+    def forward(w, x, eps, interventions):
+        tape = Tape(interventions)
+        return tape.trace(jnp.sum(tape("a", x) * weights))
+
+    x0, x1 = jax.random.normal(jax.random.key(5), (2, 8, 40))
+    eps = jnp.zeros((8, 1))
+    task = make_task(forward, None, list_sites(forward, None, x0[0], eps[0]), x0, x1, eps)
+    truth = np.asarray(weights) > 0
+    for found in (scorers.node_effects(task)["a"], scorers.edge_effects(task)["a", OUTCOME][:, 0]):
+        assert metrics.roc_auc_score(truth, np.abs(found)) == 1
+        assert metrics.average_precision_score(truth, np.abs(found)) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    chance = [rng.random(40) for _ in range(400)]
+    auroc = np.mean([metrics.roc_auc_score(truth, c) for c in chance])
+    assert abs(auroc - 0.5) < 4 * 0.11 / 20
+    # The baseline of average precision is the prevalence: what constant scores have.
+    assert metrics.average_precision_score(truth, np.ones(40)) == pytest.approx(truth.mean())
+
+
 def test_ablation_references_are_what_their_names_say():
     references = tasks.ablation_references(jax.random.key(0), TASK)
     clean = tasks.task_values(TASK, TASK.x1)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
+from jax.typing import ArrayLike
 
 from vaecausal_jax.sites import (
     Array,
@@ -38,7 +39,7 @@ OUTCOME = "outcome"
 Pair = tuple[str, str]
 """Source and target node, by name."""
 
-Edges = Mapping[Pair, Array]
+Edges = Mapping[Pair, ArrayLike]
 """(source, target) to booleans (source units, target units), or to shares of [0, 1] of the run's
 value in what is read. A pair that is absent has no edges in the set."""
 
@@ -327,7 +328,7 @@ def path_effect(
     return run[OUTCOME] - reference[OUTCOME]
 
 
-def sequential_edges(wires: Wiring, order: Sequence[str] = ()) -> list[dict[str, Any]]:
+def sequential_edges(wires: Wiring, order: Sequence[str] = ()) -> list[dict[Pair, Array]]:
     """Edge sets by which the world switches node by node, from the output side by default.
 
     All edges between sites and into the outcome are in every set; the input's edges are added one

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -80,7 +81,7 @@ def draw_circuit(
         if order.size:
             relative = sizes[order] / largest
             colors = [
-                matplotlib.colors.to_rgba(POSITIVE if signs[i] > 0 else NEGATIVE, 0.15 + 0.75 * r)
+                to_rgba(POSITIVE if signs[i] > 0 else NEGATIVE, 0.15 + 0.75 * r)
                 for i, r in zip(order, relative, strict=True)
             ]
             axes.add_collection(
@@ -106,7 +107,7 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str = "") -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.0, 4.0), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
-        palette = matplotlib.colormaps["tab10"].colors
+        palette = matplotlib.colormaps["tab10"](np.arange(10))
         for number, (name, curve) in enumerate(curves.items()):
             color = palette[number % len(palette)]
             estimate = curve.faithfulness

@@ -167,9 +167,14 @@ def faithfulness_grid(
     """
     if not references:
         raise ValueError("references holds no ablation.")
+    # One program for all: the ablations are so many copies of the pairs.
+    copies = np.tile(np.arange(len(task.x1)), len(references))
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *references.values())
+    samples = faithfulness_samples(task.take(copies), circuits, joined)
+    parts = (np.split(a, len(references), axis=-1) for a in samples)
     found = {
-        name: faithfulness(key, task, circuits, reference, ablation=name, level=level)
-        for name, reference in references.items()
+        name: _ratio(key, FaithfulnessSamples(*part), name, level)
+        for name, *part in zip(references, *parts, strict=True)
     }
     values = np.stack([estimate.value for estimate in found.values()])
     return found, np.stack([values.min(0), np.median(values, axis=0), values.max(0)])

@@ -331,7 +331,7 @@ def _repeated(per_unit: Array, num: int) -> Array:
 
 
 def _factor_effects(
-    task: Task, factors: Mapping[str, FactorPairs], spread: Mapping[str, Array]
+    task: Task, factors: Mapping[str, FactorPairs], spread: Mapping[str, Any]
 ) -> dict[Pair, EdgeSamples]:
     """Effects of each factor on whatever reads the input, image by image."""
     numbers = {len(pairs.x0) for pairs in factors.values()}
@@ -403,8 +403,9 @@ def _estimates(
         )
         for first in range(0, len(padded), size)
     ]
-    ends = (
-        np.concatenate([part[i] for part in parts])[: len(rows)].reshape(samples.shape[:-1])
-        for i in range(3)
-    )
-    return Estimate(*ends, *parts[0][3:])
+
+    def joined(field):
+        values = np.concatenate([getattr(part, field) for part in parts])
+        return values[: len(rows)].reshape(samples.shape[:-1])
+
+    return parts[0]._replace(**{field: joined(field) for field in ("value", "low", "high")})

@@ -47,7 +47,7 @@ class Arms(NamedTuple):
 
 def node_samples(task: Task, *, block: Block | None = None) -> Arms:
     """Exact effects of patching each node, both ways: one forward a node, pair and arm."""
-    return _both_arms(task, lambda arm: _node_patches(arm, block))
+    return _both_arms(task, lambda runs: _node_patches(runs, block))
 
 
 def edge_samples(task: Task, *, block: Block | None = None) -> Arms:
@@ -57,7 +57,7 @@ def edge_samples(task: Task, *, block: Block | None = None) -> Arms:
     reads natural; what it then is runs on to the outcome. One layer and one forward an edge, pair
     and arm.
     """
-    return _both_arms(task, lambda arm: _edge_patches(arm, block))
+    return _both_arms(task, lambda runs: _edge_patches(runs, block))
 
 
 def node_noising(task: Task) -> Scores:
@@ -243,11 +243,12 @@ def read_node(task: Task, name: str, values: dict[str, Any], eps: Array) -> Arra
 _AT_TARGET = Quadrature(np.ones(1), np.ones(1))
 
 
-class _Arm(NamedTuple):
-    """One direction of patching: runs on ``x``, parts from ``donor``."""
+class _Runs(NamedTuple):
+    """Runs to be patched: both arms of every pair, target runs first."""
 
     task: Task
     x: Array
+    eps: Array
     natural: dict[str, Array]
     donor: dict[str, Array]
     y: Array
@@ -259,14 +260,27 @@ def _both_arms(task: Task, patches: Any) -> Arms:
     """Metric changes of every part, when noised in the target and denoised in the reference."""
     low, high = task_values(task, task.x0), task_values(task, task.x1)
     y0, y1 = low[OUTCOME], high[OUTCOME]
-    noised = patches(_Arm(task, task.x1, high, low, y1, y0, y1))
-    denoised = patches(_Arm(task, task.x0, low, high, y0, y0, y1))
-    return Arms({key: -value for key, value in noised.items()}, denoised)
+    join = jnp.concatenate
+    runs = _Runs(
+        task,
+        join([task.x1, task.x0]),
+        join([task.eps, task.eps]),
+        {name: join([high[name], low[name]]) for name in low},
+        {name: join([low[name], high[name]]) for name in low},
+        join([y1, y0]),
+        join([y0, y0]),
+        join([y1, y1]),
+    )
+    halves = {key: np.split(np.asarray(v), 2, axis=-1) for key, v in patches(runs).items()}
+    return Arms(
+        {key: -noised for key, (noised, _) in halves.items()},
+        {key: denoised for key, (_, denoised) in halves.items()},
+    )
 
 
-def _node_patches(arm: _Arm, block: Block | None) -> Samples:
+def _node_patches(runs: _Runs, block: Block | None) -> Samples:
     """metric(patched) - metric(plain) of every node, (units, pairs)."""
-    task = arm.task
+    task = runs.task
 
     def change(patched, row):
         y0, y1 = row.reference
@@ -274,7 +288,9 @@ def _node_patches(arm: _Arm, block: Block | None) -> Samples:
 
     found = {}
     for name in task.node_sites:
-        rows = Rows(arm.x, task.eps, arm.natural[name], arm.donor[name], arm.y, (arm.y0, arm.y1))
+        rows = Rows(
+            runs.x, runs.eps, runs.natural[name], runs.donor[name], runs.y, (runs.y0, runs.y1)
+        )
         found[name] = np.asarray(
             patch_units(
                 task.forward,
@@ -290,9 +306,9 @@ def _node_patches(arm: _Arm, block: Block | None) -> Samples:
     return found
 
 
-def _edge_patches(arm: _Arm, block: Block | None) -> Samples:
+def _edge_patches(runs: _Runs, block: Block | None) -> Samples:
     """metric(patched) - metric(plain) of every edge, (source units, target units, pairs)."""
-    task, found = arm.task, {}
+    task, found = runs.task, {}
     for source, target in task.wires.pairs:
         start, end = task.wires.nodes[source], task.wires.nodes[target]
         names = {*task.wires.parents[target], target, INPUT}
@@ -312,8 +328,8 @@ def _edge_patches(arm: _Arm, block: Block | None) -> Samples:
                 patched = task.outcome(task.forward(task.params, natural[INPUT], eps, put))
             return task.metric(patched, y0, y1) - task.metric(y, y0, y1)
 
-        natural = {n: arm.natural[n] for n in names} | {INPUT: arm.x}
-        rows = (natural, arm.donor[source], task.eps, arm.y, arm.y0, arm.y1)
+        natural = {n: runs.natural[n] for n in names} | {INPUT: runs.x}
+        rows = (natural, runs.donor[source], runs.eps, runs.y, runs.y0, runs.y1)
         points = np.indices((start.num_units, end.num_units)).reshape(2, -1).T
         values = sweep(change, jnp.asarray(points), rows, block=block)
         found[source, target] = np.asarray(values).reshape(start.num_units, end.num_units, -1)

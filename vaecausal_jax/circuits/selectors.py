@@ -104,13 +104,9 @@ def select_greedily(
     order = _backwards(task, circuit) if scores is None else ranking(_like(scores, circuit))[::-1]
     order = order[held[order].astype(bool)]
     y0, y1 = outcomes(task)
-    if divergence is None:
-        total = float(jnp.mean(jnp.sum((y1 - y0).reshape(len(y0), -1) ** 2, axis=1)))
-        scale = total if total > 0 else 1.0
-
-        def divergence(y, full):
-            return jnp.sum((y - full) ** 2) / scale
-
+    total = float(jnp.mean(jnp.sum((y1 - y0).reshape(len(y0), -1) ** 2, axis=1)))
+    scale = total if total > 0 else 1.0
+    apart = divergence or (lambda y, full: jnp.sum((y - full) ** 2) / scale)
     reference = {n: reference[n] for n in reference if n != OUTCOME}
 
     @jax.jit
@@ -120,7 +116,7 @@ def select_greedily(
 
             def one(pair):
                 x, eps, y1, held = pair
-                return divergence(run_circuit(task, masks, x, eps, held), y1)
+                return apart(run_circuit(task, masks, x, eps, held), y1)
 
             return jnp.mean(jax.lax.map(one, (x, eps, y1, reference), batch_size=16))
 

@@ -91,13 +91,13 @@ def selection_stability(
 
     whole = selected(np.full(weights.shape[1], 1 / weights.shape[1]))
     found = [selected(weight) for weight in weights]
-    count = {k: sum(f[k].astype(int) for f in found) for k in whole}
+    count = {k: np.sum([f[k] for f in found], axis=0) for k in whole}
     certified = {k: _lower_bound(c, len(found), level) >= threshold for k, c in count.items()}
     rejected = {
         k: _lower_bound(len(found) - c, len(found), level) >= threshold for k, c in count.items()
     }
     return Stability(
-        {k: c / len(found) for k, c in count.items()},
+        {k: np.asarray(c / len(found)) for k, c in count.items()},
         certified,
         rejected,
         {k: ~(certified[k] | rejected[k]) for k in whole},

@@ -31,7 +31,7 @@ from vaecausal_jax.sweeps import Block, sweep
 Key = Any
 """A site's name (nodes), or (source, target) (edges)."""
 
-Masks = Mapping[Any, Array]
+Masks = Mapping[Any, Any]
 """A circuit, or a stack of them with one leading axis: see the module."""
 
 Scores = dict[Any, np.ndarray]
