@@ -214,7 +214,8 @@ def test_inversion_reads_hue_exactly():
 
 def test_inversion_follows_factors_off_the_grid_and_has_their_gradient():
     readout = sprite_readout(SMALL)
-    span = {code.name: code.values[-1] - code.values[0] for code in readout.codes[1::2]}
+    ordered = [code for code in readout.codes if isinstance(code, Ordered)]
+    span = {code.name: code.values[-1] - code.values[0] for code in ordered}
 
     def read(values):
         return readout.values(readout(SMALL.render(values)))
