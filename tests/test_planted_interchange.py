@@ -82,6 +82,7 @@ def test_the_loss_of_a_network_that_has_its_circuits_is_that_of_its_base():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_interchange_error():
     base = beta_vae(1.0, gaussian(0.01))
     objective = interchange.interchange_objective(base, MODEL, WORLD, GROUPS, 20.0, num=16)
@@ -105,6 +106,7 @@ def test_groups_that_do_not_fit_are_refused_before_training(groups, message):
         planted.level2(KEY, world=WORLD, model=MODEL, groups=groups)
 
 
+@pytest.mark.slow
 def test_too_short_a_training_is_no_planted_network():
     with pytest.raises(ValueError, match="does not have the planted circuits"):
         planted.level2(KEY, world=WORLD, model=MODEL, groups=GROUPS, num_steps=2)
