@@ -96,6 +96,11 @@ def test_circuit_drawing_holds_the_found_edges_of_the_circuit_only(found, graph)
     drawing.draw_circuit(graph, empty, title="nothing").canvas.draw()
 
 
+def test_tables_without_any_likeness_are_drawn():
+    # Two empty circuits have none.
+    drawing.draw_overlap({"": np.full((2, 2), np.nan)}, ("a", "b")).canvas.draw()
+
+
 def test_drawing_stays_a_few_hundred_lines_at_three_hundred_units():
     rng = np.random.default_rng(0)
     labels = {f"layer{i}": tuple(map(str, range(60))) for i in range(5)}

@@ -137,7 +137,8 @@ def draw_curves(curves: Mapping[str, Curve], *, title: str = "") -> Figure:
         panels[0].set_ylabel("faithfulness")
         # An undefined or wild end must not rule the axis.
         values = np.concatenate([c.faithfulness.value for c in curves.values()])
-        low, high = min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values))
+        values = values[np.isfinite(values)]
+        low, high = values.min(initial=0.0), values.max(initial=1.0)
         panels[0].set_ylim(low - 0.12 * (high - low), high + 0.12 * (high - low))
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         figure.suptitle(title)
@@ -250,8 +251,9 @@ def _count(shown, circuit) -> str:
 
 def _heat_map(axes: Axes, table: np.ndarray, names: Sequence[str]) -> None:
     ramp = matplotlib.colormaps["Greys"].with_extremes(bad="#F0D0D0")
-    axes.imshow(np.ma.masked_invalid(table), cmap=ramp, vmin=0, vmax=max(1e-9, np.nanmax(table)))
-    top = np.nanmax(table)
+    # Two empty circuits have no likeness: a table may hold nothing finite.
+    top = table[np.isfinite(table)].max(initial=1e-9)
+    axes.imshow(np.ma.masked_invalid(table), cmap=ramp, vmin=0, vmax=top)
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
             ink = "white" if value > 0.6 * top else "#222222"
