@@ -14,6 +14,9 @@ it.
     python -m benchmarks.comparison [--site decoder/conv0] [--images 16] [--rounds 7] [--json]
 """
 
+# nnsight runs the body of `with trace(...)` elsewhere, and its names look unbound.
+# pyright: reportOperatorIssue=false
+
 import argparse
 import dataclasses
 import functools
