@@ -25,6 +25,9 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.DOT
 OWN_PROCESS = {"questions/eight-devices.md"}
 """Pages that set what JAX reads only once, before its first use."""
 
+SLOW = {"questions/dead-or-polysemantic.md", "questions/two-models.md"}
+"""Pages that train for more than a few seconds."""
+
 
 def blocks(page):
     """(first line, code, what is shown below it or None) of each block of a page."""
@@ -53,7 +56,14 @@ def run_page(page):
             assert printed.getvalue().rstrip() == shown.rstrip(), place
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES_WITH_CODE if p not in OWN_PROCESS])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+        for page in PAGES_WITH_CODE
+        if page not in OWN_PROCESS
+    ],
+)
 def test_every_page_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(page)
