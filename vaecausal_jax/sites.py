@@ -188,8 +188,7 @@ class Tape:
         rank = len(value.shape)
         axis = None if unit_axis is None or rank == 0 else unit_axis % rank
         site = Site(value.shape, value.dtype, axis)
-        for step in self._pending.pop(name, ()):
-            step.check(name, site)
+        for step in self.take(name, site):
             value = step.apply(whole(value))
             if (value.shape, value.dtype) != (site.shape, site.dtype):
                 raise ValueError(
@@ -198,9 +197,20 @@ class Tape:
                 )
         if not self._takes_changes:
             value = whole(value)
+        self.record(name, site, value)
+        return value
+
+    def take(self, name: str, site: Site) -> tuple[Intervention, ...]:
+        """The interventions at a site, checked against it, for a caller that applies them."""
+        steps = self._pending.pop(name, ())
+        for step in steps:
+            step.check(name, site)
+        return steps
+
+    def record(self, name: str, site: Site, value: Any) -> None:
+        """Names a value to which its interventions have been applied."""
         self.sites[name] = site
         self._values[name] = value
-        return value
 
     @property
     def activations(self) -> dict[str, Array]:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
-_CALLS = {
+CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -20,6 +20,16 @@ _CALLS = {
     "custom_vjp_call": "call_jaxpr",
 }
 """Operations that only call a nested program, and the name it goes by."""
+
+
+def bind(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
+    """Carries out one operation as it stands, custom derivatives included."""
+    parameters = equation.primitive.get_bind_params(equation.params)
+    # JAX before 0.8 hands functions apart from the parameters.
+    functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
+    with equation.ctx.manager:
+        results = equation.primitive.bind(*functions, *operands, **parameters)
+    return list(results) if equation.primitive.multiple_results else [results]
 
 
 class _Unknown:
@@ -78,12 +88,11 @@ def _evaluate(
         operands = [read(atom) for atom in equation.invars]
         if place in finished:
             results = finished[place]
-        elif equation.primitive.name in _CALLS:
-            nested = equation.params[_CALLS[equation.primitive.name]]
+        elif equation.primitive.name in CALLS:
+            nested = equation.params[CALLS[equation.primitive.name]]
             results = _evaluate(nested, operands, finished, place, last=last)
         elif last or (not equation.effects and not any(o is _UNKNOWN for o in operands)):
-            results = equation.primitive.bind(*operands, **equation.params)
-            results = results if equation.primitive.multiple_results else [results]
+            results = bind(equation, operands)
             if not last:
                 finished[place] = results
         else:

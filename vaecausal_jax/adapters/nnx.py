@@ -1,0 +1,44 @@
+"""Flax NNX modules as they are: a site for what every submodule returns."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from vaecausal_jax.adapters.named_values import Adapted, from_named
+from vaecausal_jax.adapters.naming import naming_class, site_name
+
+
+def from_nnx(
+    model: nnx.Module,
+    call: Callable[..., Any] | None = None,
+    *,
+    unit_axes: Mapping[str, int | None] | None = None,
+    unroll: bool = False,
+) -> tuple[Adapted, Any]:
+    """Makes a forward of an NNX module, and hands back its parameters.
+
+    What a submodule's ``__call__`` returns is the site of its path, ``encoder/layers/0``; several
+    arrays are ``path[0]``, several calls ``path#0``; a module reached on two paths has the first.
+    The model is split once; every run merges a copy and drops what the run changed in it
+    (statistics, counters). Variables other than ``nnx.Param`` are held as they are now.
+
+    Args:
+        model: The module; it is left alone.
+        call: ``call(model, x, eps) -> outputs`` for one image; ``model(x, eps)`` by default.
+        unit_axes: See ``from_named``.
+        unroll: See ``from_named``.
+
+    Returns:
+        The forward and ``params``, the state of ``nnx.Param``.
+    """
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def run(params, x, eps):
+        copy = nnx.merge(graph, params, rest)
+        for path, module in list(nnx.iter_modules(copy)):
+            if path and callable(module):
+                module.__class__ = naming_class(type(module), site_name(path))
+        return copy(x, eps) if call is None else call(copy, x, eps)
+
+    return from_named(run, unit_axes=unit_axes, unroll=unroll), params
