@@ -15,6 +15,9 @@ a site. What a call contains is looked at only where an intervention or a record
 - A site inside ``cond`` must be in every branch, with one shape.
 - Inside ``while`` and other constructs a name is no site: how often it is reached is not known
   before the run. An intervention there is refused by name.
+- A mask that selects nothing gives the plain value bit for bit, up to this: where XLA would round
+  the named value and the next operation as one (a product about to be added to), a mask between
+  them has each rounded.
 - A name given to several values becomes ``name#0``, ``name#1``, ... in the order of the program.
 - A name inside ``vmap`` names the whole batch of values, its batch axis included.
 - A named value that the function does not use can be read but not intervened on: the function must
