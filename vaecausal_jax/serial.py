@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from vaecausal_jax.interventions import Affine, BoxPatch, Clamp, CodeMap, Replace, SubspaceSwap
 from vaecausal_jax.sites import unknown_choice
@@ -90,7 +91,7 @@ def _encode(value: Any, place: str) -> Any:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"kind": "float", "value": repr(value)}
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise ValueError(f"{_at(place)} is traced; write JSON outside jit, vmap and grad.")
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         data = _array(np.asarray(jax.random.key_data(value)), place)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from flax import nnx
 
 from vaecausal_jax.adapters.named_values import Adapted, from_named
@@ -35,7 +36,8 @@ def from_nnx(
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def run(params, x, eps):
-        copy = nnx.merge(graph, params, rest)
+        # Fresh variables, of this trace: the module may write to them.
+        copy = nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, rest))
         for path, module in list(nnx.iter_modules(copy)):
             if path and callable(module):
                 module.__class__ = naming_class(type(module), site_name(path))
