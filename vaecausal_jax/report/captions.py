@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import xarray as xr
 
-from vaecausal_jax.report import findings
+from vaecausal_jax.report import factor_findings, findings, strength_findings
+from vaecausal_jax.report.factor_figures import MIN_SUPPORT, NUM_LATENTS
 from vaecausal_jax.report.panels import MAX_UNITS, Pictures, Summary
 from vaecausal_jax.training import ACTIVE_KL
 
@@ -44,9 +45,36 @@ CAPTIONS: dict[str, Caption] = {
     "comparison": Caption(
         "Comparison of families",
         "Hollow circles are trained models, diamonds their mean, bars the interval over seeds, n "
-        "the number of usable seeds. Effect strengths of models that reconstruct differently well "
-        "are to be compared with care.",
+        "the number of usable seeds; intervals that leave the axis are cut. Effect strengths of "
+        "models that reconstruct differently well are to be compared with care.",
         findings.say_comparison,
+    ),
+    "effect_strengths": Caption(
+        "Effect strength in all its forms",
+        "The same interventions on the same images, measured in six ways; marks as in the figure "
+        "before. The indices are shares of a model's own variance, the divergence is in nats, and "
+        "the raw L2 distance grows with contrast and the number of pixels. A family that leads by "
+        "one form only leads by a choice of scale.",
+        strength_findings.say_strengths,
+    ),
+    "scores": Caption(
+        "Disentanglement scores beside chance",
+        "Scores of the posterior means; the upright mark is the same score with factors shuffled, "
+        "which for several of them is far from 0. A score counts by what it exceeds chance by.",
+        strength_findings.say_scores,
+    ),
+    "rank_agreement": Caption(
+        "Do effect strengths and scores rank the models alike?",
+        "Spearman correlation over all usable models; framed: its whole interval is on one side of "
+        "0, over five models or more. Pairs that disagree measure different things.",
+        strength_findings.say_agreement,
+    ),
+    "effects_and_scores": Caption(
+        "Effect strength against DCI disentanglement",
+        "One mark a trained model. Left of each pair as measured, right with what squared error, "
+        "KL and active latents explain taken out of both. Intervals are Fisher's and take models "
+        "as independent.",
+        strength_findings.say_relation,
     ),
     "input_level": Caption(
         "Input level: what each factor moves",
@@ -63,6 +91,43 @@ CAPTIONS: dict[str, Caption] = {
         "grey dots are the other seeds, rank by rank of KL. Below, the image's change when a "
         "latent is shifted, dark to light in order of KL; bands are bootstrap intervals.",
         findings.say_latent,
+    ),
+    "factor_doses": Caption(
+        "Dose response of factors",
+        f"Factors read off the image as one of the {NUM_LATENTS} strongest latents is shifted; "
+        "bands are bootstrap intervals. A disentangled latent moves one line and leaves the others "
+        "flat. Grey ground and dashed lines: doses that fewer than "
+        f"{MIN_SUPPORT:.0%} of posterior samples reach, extrapolation by the decoder.",
+        factor_findings.say_doses,
+    ),
+    "factor_graph": Caption(
+        "Graph of factors",
+        "Mean effect, over usable seeds, of swapping the latent that represents one factor (row) "
+        "on what is read off for each factor (column). Framed: an edge in more than half of the "
+        "seeds. The factors are drawn independently, so the true graph has no edge, and each edge "
+        "found is entanglement; the diagonal is a factor's effect on itself and no edge.",
+        factor_findings.say_graph,
+    ),
+    "modularity": Caption(
+        "Modularity of effects beside its null",
+        "Left, how unrelated the changes are that different latents make in the decoder; right, in "
+        "the latents of a second pass. M is high for any wide layer: what counts is its distance "
+        "from the upright mark.",
+        strength_findings.say_modularity,
+    ),
+    "read_write": Caption(
+        "What units read and what they write",
+        "Left of each pair, how far a unit moves when a factor (row) of the image changes; right, "
+        "what it writes into that factor of the output when raised by one SD, red up, blue down. "
+        "Columns of a pair are the same units in the same order: latents by KL, units by dominant "
+        "factor. A unit that reads and writes the same row carries that factor.",
+        factor_findings.say_read_write,
+    ),
+    "unit_classes": Caption(
+        "Unit classes by layer",
+        "Verdicts on every unit from what it writes into the factors. Undetermined is no "
+        "class of its own: the images did not suffice to decide.",
+        factor_findings.say_classes,
     ),
     "unit_effects": Caption(
         "Activation patching: units by factors",

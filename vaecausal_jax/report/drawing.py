@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vaecausal_jax.inference import Estimate
 from vaecausal_jax.report.labels import nats
 from vaecausal_jax.report.panels import Panel
 from vaecausal_jax.training import ACTIVE_KL
@@ -89,20 +90,26 @@ def tile_centres(num: int, size: int) -> np.ndarray:
     return (np.arange(num) + 0.5) * (size + 2) - 0.5
 
 
-def heat_map(axes: Axes, table: np.ndarray, cmap: str, norm: colors.Normalize) -> None:
+def heat_map(
+    axes: Axes, table: np.ndarray, cmap: str, norm: colors.Normalize, *, bad: str = "#DDDDDD"
+) -> None:
     """Draws a table as coloured cells, undefined ones grey."""
-    ramp = matplotlib.colormaps[cmap].with_extremes(bad="#DDDDDD")
+    ramp = matplotlib.colormaps[cmap].with_extremes(bad=bad)
     axes.imshow(np.ma.masked_invalid(table), cmap=ramp, norm=norm, aspect="auto")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
 
-def write_cells(axes: Axes, table: np.ndarray, norm: colors.Normalize) -> None:
-    """Writes each cell's number on a heat map."""
+def write_cells(
+    axes: Axes, table: np.ndarray, norm: colors.Normalize, cmap: str, *, digits: int = 1
+) -> None:
+    """Writes each cell's number on a heat map, white where the cell is dark."""
     for (row, column), value in np.ndenumerate(table):
         if np.isfinite(value):
-            ink = "white" if norm(value) > 0.6 else "#222222"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7.5, c=ink)
+            light = np.dot(matplotlib.colormaps[cmap](norm(value))[:3], (0.3, 0.59, 0.11))
+            ink = "white" if light < 0.55 else "#222222"
+            words = f"{round(float(value), digits) + 0.0:.{digits}f}"
+            axes.text(column, row, words, ha="center", va="center", fontsize=7.5, c=ink)
 
 
 def latent_axis(axes: Axes, panel: Panel, crowded: bool, with_kl: bool = False) -> None:
@@ -144,6 +151,22 @@ def dots_and_means(
     axes.errorbar(
         ends[0], places, xerr=error_bars(*ends), fmt=marker, ms=4.2, color=panel.color, lw=1.2
     )
+
+
+def seeds_and_mean(axes: Axes, row: int, color: str, dots: np.ndarray, mean: Estimate) -> None:
+    """A family's models as hollow circles, and their mean with its interval, in one row."""
+    axes.plot(dots, np.full(dots.size, row + 0.2), "o", ms=4, mfc="none", mec=color, mew=0.9)
+    bars = error_bars(*(np.atleast_1d(end) for end in (mean.value, mean.low, mean.high)))
+    axes.errorbar(mean.value, row - 0.1, xerr=bars, fmt="D", ms=5, color=color, lw=1.4)
+
+
+def family_rows(axes: Axes, labels: list[str], *, num_ticks: int = 4) -> None:
+    """Names the rows of a panel that has one a family, from the top down."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.xaxis.grid(True)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(num_ticks))
 
 
 def error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -10,9 +10,22 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from vaecausal_jax.report.drawing import STYLE
+from vaecausal_jax.report.factor_figures import (
+    factor_doses,
+    factor_graph,
+    read_write,
+    unit_classes,
+)
 from vaecausal_jax.report.latent_figures import input_level, latent_level, traversals
 from vaecausal_jax.report.model_figures import comparison, training
 from vaecausal_jax.report.panels import Pictures, Summary, panels
+from vaecausal_jax.report.strength_figures import (
+    effect_strengths,
+    effects_and_scores,
+    modularity,
+    rank_agreement,
+    scores,
+)
 from vaecausal_jax.report.unit_figures import mediation_by_factor, mediation_by_layer, unit_effects
 
 FigureFn = Callable[[Summary, xr.Dataset, Pictures], Figure | None]
@@ -21,8 +34,17 @@ FIGURES: dict[str, FigureFn] = {
     "traversals": traversals,
     "training": training,
     "comparison": comparison,
+    "effect_strengths": effect_strengths,
+    "scores": scores,
+    "rank_agreement": rank_agreement,
+    "effects_and_scores": effects_and_scores,
     "input_level": input_level,
     "latent_level": latent_level,
+    "factor_doses": factor_doses,
+    "factor_graph": factor_graph,
+    "modularity": modularity,
+    "read_write": read_write,
+    "unit_classes": unit_classes,
     "unit_effects": unit_effects,
     "mediation_by_layer": mediation_by_layer,
     "mediation_by_factor": mediation_by_factor,

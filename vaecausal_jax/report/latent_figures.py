@@ -89,7 +89,7 @@ def input_level(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fi
         table = values.transpose("factor", "latent").values[:, panel.order]
         heat_map(axes, table, "Blues", norm)
         if table.shape[1] * columns <= 33:
-            write_cells(axes, table, norm)
+            write_cells(axes, table, norm, "Blues")
         axes.set_title(f"{panel.label}, seed {panel.seed}")
         axes.set_yticks(range(num_factors), [str(f) for f in effects["factor"].values])
         latent_axis(axes, panel, crowded=table.shape[1] * columns > 33)

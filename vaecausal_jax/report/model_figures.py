@@ -2,7 +2,6 @@
 
 import numpy as np
 import xarray as xr
-from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,12 +9,13 @@ from matplotlib.lines import Line2D
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.report.drawing import (
     WIDTH,
-    error_bars,
+    family_rows,
     grid_shape,
     hide_rest,
     legend_above,
     limit_to_points,
     plain_log,
+    seeds_and_mean,
 )
 from vaecausal_jax.report.labels import COMPARED, family_label
 from vaecausal_jax.report.panels import (
@@ -24,6 +24,7 @@ from vaecausal_jax.report.panels import (
     as_estimate,
     families,
     family_color,
+    numbers,
     usable_seeds,
 )
 
@@ -69,26 +70,19 @@ def comparison(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fig
     for axes, (name, (title, unit)) in zip(grid.flat, COMPARED.items(), strict=False):
         for i, family in enumerate(titles):
             color = family_color(summary, family)
-            own = [m for m in summary["models"] if m["family"] == family and m["verdict"] == "ok"]
-            dots = np.array([np.nan if m[name] is None else m[name] for m in own], float)
+            dots = numbers(summary, family, name)
             mean = as_estimate(summary["families"][family][name])
-            axes.plot(dots, np.full(dots.size, i + 0.2), "o", ms=4, mfc="none", mec=color, mew=0.9)
-            bars = error_bars(*(np.atleast_1d(e) for e in (mean.value, mean.low, mean.high)))
-            axes.errorbar(mean.value, i - 0.1, xerr=bars, fmt="D", ms=5, color=color, capsize=3)
+            seeds_and_mean(axes, i, color, dots, mean)
         axes.set_title(title)
         axes.set_xlabel(unit)
-        axes.set_yticks(range(len(titles)), [_counted(summary, family) for family in titles])
-        axes.set_ylim(len(titles) - 0.5, -0.5)
-        axes.xaxis.grid(True)
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+        family_rows(axes, [counted(summary, family) for family in titles])
         limit_to_points(axes)
     hide_rest(grid, len(COMPARED))
-    _comparison_key(grid.flat[-1], as_estimate(summary["families"][titles[0]]["kl"]))
+    seeds_key(grid.flat[-1], as_estimate(summary["families"][titles[0]]["kl"]))
     return figure
 
 
-def _comparison_key(axes: Axes, estimate: Estimate) -> None:
+def seeds_key(axes: Axes, estimate: Estimate, *more: tuple[Line2D, str]) -> None:
     """Says in the empty last panel what the marks are."""
     handles = [
         Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec="#444444"),
@@ -97,9 +91,12 @@ def _comparison_key(axes: Axes, estimate: Estimate) -> None:
     interval = f"mean and {estimate.level:.0%} interval\n({estimate.method})"
     axes.set_visible(True)
     axes.set_axis_off()
-    axes.legend(handles, ["one trained model", interval], loc="center left", frameon=False)
+    labels = ["one trained model", interval, *(words for _, words in more)]
+    handles += [mark for mark, _ in more]
+    axes.legend(handles, labels, loc="center left", frameon=False)
 
 
-def _counted(summary: Summary, family: str) -> str:
+def counted(summary: Summary, family: str) -> str:
+    """A family's name and how many of its models are usable."""
     num = len(usable_seeds(summary, family))
     return f"{family_label(family)}, n = {num}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
-from vaecausal_jax.report import sections
+from vaecausal_jax.report import claims, sections, trust
 from vaecausal_jax.report.captions import CAPTIONS, Caption
 from vaecausal_jax.report.drawing import DPI
 from vaecausal_jax.report.figures import all_figures
@@ -62,6 +62,9 @@ def page(
         headline=sections.headline(summary),
         differences=sections.differences(summary),
         figures="\n".join(figures),
+        claims=claims.claims(summary),
+        readout=trust.readout(summary, effects),
+        off_manifold=trust.off_manifold(summary, effects),
         units=sections.top_units(summary, effects),
         reading=sections.how_to_read(summary, effects),
         checks=sections.checks(summary),

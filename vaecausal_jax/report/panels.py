@@ -97,6 +97,58 @@ def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
     return found
 
 
+class MeanGraph(NamedTuple):
+    """The factor graph of a family, over its usable seeds; arrays (swapped, read).
+
+    Attributes:
+        effect: Mean effect, in SD of the factor read off; the diagonal is a factor's own.
+        edges: Share of the seeds that have the edge.
+        shd: Mean distance from the true graph.
+        num_seeds: Seeds behind the means.
+    """
+
+    effect: np.ndarray
+    edges: np.ndarray
+    shd: float
+    num_seeds: int
+
+
+def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
+    """Mean over the usable seeds of a family, which must have one."""
+    seeds = usable_seeds(summary, family)
+    own = [g for g in summary["factor_graphs"] if g["family"] == family and g["seed"] in seeds]
+    return MeanGraph(
+        np.mean([as_estimate(g["effect"]).value for g in own], axis=0),
+        np.mean([np.asarray(g["adjacency"], float) for g in own], axis=0),
+        float(np.mean([g["score"]["shd"] for g in own])),
+        len(own),
+    )
+
+
+def ranked_alike(agreement: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of columns that rank models alike, and in opposite ways, by their whole interval.
+
+    Four models can agree by chance with p = 2 / 4! > 0.05, whatever the interval: none then.
+    """
+    low, high = (np.asarray(agreement[end], float) for end in ("low", "high"))
+    enough = np.asarray(agreement["num_models"]) > 4
+    return enough & (low > 0), enough & (high < 0)
+
+
+def strongest_latents(panel: Panel) -> np.ndarray:
+    """Latents by their largest response of a factor to a dose, strongest first."""
+    response = panel.effects["factor_response"].sel(statistic="value")
+    size = np.abs(response.transpose("latent", "factor", "dose").values)
+    return np.argsort(-np.nan_to_num(size).max(axis=(1, 2)), kind="stable")
+
+
+def read_write_sites(effects: xr.Dataset) -> list[str]:
+    """The latents and the first layer of the decoder, where reading meets writing."""
+    sites = layers(effects)
+    decoder = [site for site in sites if site.startswith("decoder/")]
+    return [site for site in sites if site == "latent/z"] + decoder[:1]
+
+
 def layers(effects: xr.Dataset) -> list[str]:
     """Sites in order of computation that have more than one unit (one alone mediates all)."""
     sites, counts = np.unique(effects["site"].values, return_counts=True)
@@ -126,3 +178,16 @@ def sort_units(table: np.ndarray) -> np.ndarray:
     strength, dominant = size.max(axis=0), size.argmax(axis=0)
     strongest = np.argsort(-strength, kind="stable")[:MAX_UNITS]
     return strongest[np.lexsort((-strength[strongest], dominant[strongest]))]
+
+
+def numbers(summary: Summary, family: str, name: str) -> np.ndarray:
+    """One number of each usable model of a family, null read as NaN."""
+    own = [m for m in summary["models"] if m["family"] == family and m["verdict"] == "ok"]
+    return np.array([np.nan if m[name] is None else m[name] for m in own], float)
+
+
+def strengths(summary: Summary, effects: xr.Dataset, family: str, name: str) -> np.ndarray:
+    """An effect strength of each usable model: summed over latents, the paper's averaged."""
+    own = effects[name].sel(family=family, seed=usable_seeds(summary, family), statistic="value")
+    values = own.transpose("seed", "latent").values.astype(float)
+    return values.mean(axis=1) if name == "paper_effect_strength" else values.sum(axis=1)

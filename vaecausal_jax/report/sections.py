@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax.report.findings import say_differences
-from vaecausal_jax.report.labels import COMPARED, family_label, join, number
+from vaecausal_jax.report.labels import COMPARED, DATA, family_label, join, number
 from vaecausal_jax.report.panels import Summary, as_estimate, families, layers, panels
-from vaecausal_jax.report.template import DEFINITIONS, INTERVALS, escape
+from vaecausal_jax.report.template import DEFINITIONS, INTERVALS, escape, note
 
 
 def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
@@ -23,11 +23,7 @@ def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
     )
     if config["data"] == "pretrained":
         trained = "Weights trained by others; one model a family"
-    data = {
-        "sprites": "Rendered sprites",
-        "dsprites": "dSprites",
-        "pretrained": "dSprites (the models' training data)",
-    }.get(config["data"], config["data"])
+    data = DATA.get(config["data"], config["data"])
     size = np.shape(effects["kl_per_latent"])[-1]
     count = device["count"]
     units = config.get("num_unit_images")
@@ -82,11 +78,7 @@ def headline(summary: Summary) -> str:
         return table
     names = join([family_label(family) for family in alone])
     caution = as_estimate(tables[alone[0]]["kl"]).caution
-    return table + _note(f"{names}: {caution}")
-
-
-def _note(words: str) -> str:
-    return f"<p class='note'>{escape(words)}</p>"
+    return table + note(f"{names}: {caution}")
 
 
 def differences(summary: Summary) -> str:
@@ -96,7 +88,7 @@ def differences(summary: Summary) -> str:
         return "<p>There is no second family with a usable seed in common: nothing to compare.</p>"
     first = family_label(families(summary)[0])
     table = _estimate_table(f"Difference from {first}, seed by seed [interval]", differences)
-    return table + "".join(_note(sentence) for sentence in say_differences(differences))
+    return table + "".join(note(sentence) for sentence in say_differences(differences))
 
 
 def _estimate_table(caption: str, rows: Mapping[str, Any]) -> str:

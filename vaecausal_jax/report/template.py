@@ -2,6 +2,7 @@
 
 import html
 import string
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vaecausal_jax.inference import MIN_SEEDS
@@ -30,6 +31,21 @@ DEFINITIONS = {
     "latents may be dependent, and it is a resample index. A latent redrawn as itself gives 0.",
     "Dose response": "Root mean square change of the image, in standard deviations of the model's "
     "images, when a latent is shifted by a multiple of its aggregate-posterior standard deviation.",
+    "First-order index and interaction share": "The share of the output's variance that a latent "
+    "explains alone, and the total index minus it: 0 where a latent's effect does not depend on "
+    "the others.",
+    "Read and write": "A unit reads a factor by how far it moves, in its SD, when that factor of "
+    "the image is changed; it writes what read-outs of the output change, in SD of the factor, "
+    "when it is raised by one SD.",
+    "Unit classes": "Dead: no significant effect on any factor. Monosemantic: one, with more than "
+    "half of the unit's energy by its whole interval. Polysemantic: two or more, each above a "
+    "tenth by its whole interval. Undetermined: anything else.",
+    "Factor graph": "An edge is a significant effect above 0.1 SD on the read-out of another "
+    "factor when a factor's latent is swapped within a minimal pair. SHD counts pairs of factors "
+    "whose edges differ from the true graph's.",
+    "Modularity of effects": "M = 1 - mean |correlation| of the activation changes that two "
+    "latents cause (arXiv:2505.03530). Unrelated changes do not give 1, so that only M minus its "
+    "null says something.",
     "Paper effect strength": "The raw L2 distance of images when a latent is redrawn from another "
     "image's posterior sample, averaged (arXiv:2505.03530, formula known at second hand). Traps: "
     "it grows with the square root of the number of pixels, with contrast and with dose, a "
@@ -99,7 +115,8 @@ PAGE = string.Template("""<!DOCTYPE html>
 <header><h1>$title</h1>
 <p>Trained models, intervened on at four levels: the input, the latents, the activations of every
 layer (patching), and what they mediate. Written by vaecausal_jax from the study's numbers.</p>
-<nav><a href="#models">Models</a><a href="#figures">Figures</a><a href="#units">Top units</a><a
+<nav><a href="#models">Models</a><a href="#figures">Figures</a><a
+href="#claims">The paper's claims</a><a href="#trust">Trust</a><a href="#units">Top units</a><a
 href="#reading">How to read the numbers</a><a href="#checks">Checks</a><a
 href="#data">Data</a></nav>
 </header>
@@ -111,6 +128,9 @@ href="#data">Data</a></nav>
 <section id="figures"><h2>Figures</h2>
 $figures
 </section>
+<section id="claims"><h2>What this says about the paper's claims</h2>$claims</section>
+<section id="trust"><h2>How well factors are read off images</h2>$readout
+<h2>Interventions off the data's support</h2>$off_manifold</section>
 <section id="units"><h2>Top units by layer and factor</h2>$units</section>
 <section id="reading"><h2>How to read the numbers</h2>$reading</section>
 <section id="checks"><h2>Identity checks</h2>
@@ -130,3 +150,23 @@ sizes, null and method), <code>effects.zarr</code> (all effects of all models, u
 def escape(words: Any) -> str:
     """Any value as text in HTML, safe in attributes too."""
     return html.escape(str(words), quote=True)
+
+
+def note(words: str) -> str:
+    """A sentence of caution."""
+    return f"<p class='note'>{escape(words)}</p>"
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of words and numbers; the first cell of a row names it."""
+    heads = "".join(f"<th scope='col'>{escape(words)}</th>" for words in head)
+    body = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    return (
+        f"<div class='wide'><table class='small'><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

@@ -50,7 +50,7 @@ def unit_effects(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
             axes.set_yticks(range(num_factors), names if axes is row[0] else [""] * num_factors)
             axes.tick_params(axis="y", labelsize=7.5)
             axes.set_xticks([])
-            axes.set_xlabel(_unit_count(units.size, table.shape[1]), fontsize=7.5, labelpad=2)
+            axes.set_xlabel(unit_count(units.size, table.shape[1]), fontsize=7.5, labelpad=2)
         row[0].set_ylabel(site.replace("/", "\n"), rotation=0, ha="right", va="center", labelpad=12)
         bar = figure.colorbar(cm.ScalarMappable(norm, "RdBu_r"), ax=row[-1], pad=0.02, aspect=9)
         bar.set_ticks([-(top or 1.0), 0.0, top or 1.0], labels=[f"{-top:.2g}", "0", f"{top:.2g}"])
@@ -62,7 +62,8 @@ def unit_effects(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
     return figure
 
 
-def _unit_count(drawn: int, total: int) -> str:
+def unit_count(drawn: int, total: int) -> str:
+    """How many of a layer's units are drawn."""
     return f"all {total} units" if drawn == total else f"strongest {drawn} of {total} units"
 
 
