@@ -18,6 +18,7 @@ from vaecausal_jax import checkpoint, report, store, study
 from vaecausal_jax.data import sprites
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions import set_to
+from vaecausal_jax.sprite_inversion import sprite_readout
 from vaecausal_jax.study import PRESETS, Family, as_json, from_json, read_config
 from vaecausal_jax.study import run as study_run
 from vaecausal_jax.study.config import check_config, dataset, network, objective
@@ -39,10 +40,10 @@ TINY = dataclasses.replace(
     batch_size=16,
     learning_rate=1e-2,
     num_images=10,
-    num_unit_images=5,
+    num_unit_images=8,
     num_pairs=4,
     num_score_images=500,
-    doses=(-1.0, 0.5, 1.0),
+    doses=(0.5, 1.0),
 )
 SITES = {  # with their units
     "encoder/conv0": 2,
@@ -123,6 +124,7 @@ def test_all_outputs_are_there(finished):
         "codes",
         "input",
         "latent",
+        "modularity",
         "traversal",
         "scores",
         *(f"site.{name.replace('/', '.')}" for name in SITES),
@@ -140,10 +142,10 @@ def test_progress_counts_up_to_the_end_of_every_stage(finished):
             (60, 60),
         ]
     measured = [call for call in finished.calls if call[0].startswith("measure: ")]
-    assert [call[1] for call in measured] == list(range(12))
+    assert [call[1] for call in measured] == list(range(13))
     scored = [call[1:] for call in finished.calls if call[0] == "score codes"]
     assert scored == [(n, 4) for n in range(5)]
-    assert measured[-1] == ("measure: done", 11, 11)
+    assert measured[-1] == ("measure: done", 12, 12)
     assert finished.calls[-1] == ("write tables and report", 1, 1)
 
 
@@ -174,7 +176,7 @@ def test_effects_are_labelled_by_family_seed_unit_factor_latent_and_dose(finishe
     assert list(effects["family"].values) == ["vae", "beta_vae_0.5"]
     assert list(effects["seed"].values) == [0, 1]
     assert list(effects["factor"].values) == FACTORS
-    assert list(effects["dose"].values) == [-1.0, 0.5, 1.0]
+    assert list(effects["dose"].values) == [-1.0, -0.5, 0.5, 1.0]
     assert list(effects["statistic"].values) == ["value", "low", "high"]
     labels = list(zip(effects["site"].values, effects["index"].values, strict=True))
     assert labels == [(site, unit) for site, num in SITES.items() for unit in range(num)]
@@ -221,21 +223,20 @@ def test_mediation_equals_a_python_loop_over_pairs(site, unit, factor, family, s
     model = result.model
     index = ["vae", "beta_vae_0.5"].index(family) * 2 + seed
     params = jax.tree.map(lambda leaf: leaf[index], result.params)
-    inputs = make_inputs(TINY, sprites(16), model)
+    inputs = make_inputs(TINY, sprites(16), model, sprite_readout(sprites(16)))
+    pairs = inputs.pairs.flat()
     first = 4 * FACTORS.index(factor)
     forward = jax.jit(model.forward)
     total, noising, denoising = 0.0, 0.0, 0.0
     for pair in range(first, first + 4):
-        changed = inputs.factors0[pair] != inputs.factors1[pair]
-        assert [name for name, c in zip(FACTORS, changed, strict=True) if c] == [factor]
-        eps = inputs.pair_eps[pair]
-        reference = forward(params, inputs.x0[pair], eps)
-        target = forward(params, inputs.x1[pair], eps)
+        eps = pairs.eps[pair]
+        reference = forward(params, pairs.x0[pair], eps)
+        target = forward(params, pairs.x1[pair], eps)
         natural0, natural1 = reference.activations[site], target.activations[site]
         into_target = set_to(model.sites, site, natural1.at[..., unit].set(natural0[..., unit]))
         into_reference = set_to(model.sites, site, natural0.at[..., unit].set(natural1[..., unit]))
-        noised = forward(params, inputs.x1[pair], eps, into_target).outputs
-        denoised = forward(params, inputs.x0[pair], eps, into_reference).outputs
+        noised = forward(params, pairs.x1[pair], eps, into_target).outputs
+        denoised = forward(params, pairs.x0[pair], eps, into_reference).outputs
         te, tnie, pnie = (
             np.asarray(difference, float).ravel()
             for difference in (
@@ -287,7 +288,7 @@ def test_second_run_computes_nothing_and_ends_the_same(finished, monkeypatch, no
     assert calls[:3] == [
         ("train vae", 60, 60),
         ("train beta_vae_0.5", 60, 60),
-        ("measure: done", 11, 11),
+        ("measure: done", 12, 12),
     ]
 
 
@@ -470,8 +471,8 @@ def test_file_that_is_no_config_is_an_error(content, message, tmp_path):
         ({"families": (Family("vae"), Family("beta_vea"))}, "Did you mean 'beta_vae'?"),
         ({"num_seeds": 0}, "num_seeds 0 and num_pairs 4 must be at least 1 and 2"),
         ({"num_pairs": 1}, "num_seeds 2 and num_pairs 1 must be at least 1 and 2"),
-        ({"num_unit_images": 11}, "num_unit_images 11 must be from 2 to num_images 10"),
-        ({"num_unit_images": 1}, "num_unit_images 1 must be from 2"),
+        ({"num_unit_images": 11}, "num_unit_images 11 must be from 8 to num_images 10"),
+        ({"num_unit_images": 1}, "num_unit_images 1 must be from 8"),
         ({"num_steps": 61}, "num_steps 61 is no multiple of record_every 3; the nearest is 60"),
         ({"num_steps": 0}, "positive"),
         ({"batch_size": 0}, "must be positive"),

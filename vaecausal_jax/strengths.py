@@ -36,6 +36,7 @@ from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.patching import unit_starts
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
 from vaecausal_jax.sweeps import Block, sweep
+from vaecausal_jax.tensors import Change, difference
 
 Divergence = Callable[[Array, Array], Array]
 """KL(p(.|y) || p(.|y')) in nats from the decoder's outputs y and y' of one image."""
@@ -48,12 +49,12 @@ class StrengthSamples(NamedTuple):
         squared: |y' - y|^2, the unit redrawn, (units, images).
         complement: |y'' - y|^2, everything but the unit redrawn, (units, images).
         nats: KL of the redrawn run, (units, images); None without a divergence.
-        readout: r(y') - r(y), (units, read-outs, images).
+        readout: Change of r(y) to r(y'), (units, read-outs, images).
         doses: In the units' own SD, (doses,): minus the given ones, then those.
         dose_squared: |y_d - y|^2, (units, doses, images).
         slope_squared: |y_d - y_-d|^2 / (2 d)^2, (units, positive doses, images).
         curvature_squared: |y_d - 2 y + y_-d|^2 / d^4, (units, positive doses, images).
-        dose_readout: r(y_d) - r(y), (units, read-outs, doses, images).
+        dose_readout: Change of r(y) to r(y_d), (units, read-outs, doses, images).
         support: Share of the unit's natural values beyond its mean plus the dose, (units, doses).
         spread: |y - mean y|^2 of the clean outcomes, (images,).
         unit_sd: Standard deviation of each unit, (units,).
@@ -150,6 +151,7 @@ def strength_samples(
     outcome: Outcome = outputs,
     divergence: Divergence | None = None,
     readout: Callable[[Array], Array] = mean_output,
+    change: Change = difference,
     block: Block | None = None,
     mesh: Mesh | None = None,
 ) -> StrengthSamples:
@@ -169,7 +171,9 @@ def strength_samples(
         unit_sd: (units,) what a dose is counted in; by default each unit's SD over the base values.
         outcome: Trace to the array whose change is measured.
         divergence: ``bernoulli_nats``, ``gaussian_nats(variance)``, or None.
-        readout: Outcome to (read-outs,): factor read-outs, or the mean output.
+        readout: Outcome to columns (columns,): factor read-outs, or the mean output.
+        change: Columns before and after to signed changes (read-outs,): ``Readout.change``, which
+            knows that an angle turns, or their difference.
         block: See ``sweep``.
         mesh: See ``sweep``.
 
@@ -213,20 +217,22 @@ def strength_samples(
         kept = {
             "squared": jnp.sum((redrawn - y) ** 2),
             "complement": jnp.sum((frozen - y) ** 2),
-            "readout": readout(redrawn) - readout(y),
+            "readout": change(readout(y), readout(redrawn)),
         }
         if divergence is not None:
             kept["nats"] = divergence(raw, redrawn_raw)
         if len(sizes):
             amounts = jnp.asarray(signed, site.dtype) * sd
             dosed, _ = jax.vmap(lambda amount: arm(natural, own + amount))(amounts)
-            change = (dosed - y[None]).reshape(len(signed), -1)
-            up, down = change[len(sizes) :], change[: len(sizes)][::-1]
+            moved = (dosed - y[None]).reshape(len(signed), -1)
+            up, down = moved[len(sizes) :], moved[: len(sizes)][::-1]
             kept |= {
-                "dose_squared": jnp.sum(change**2, axis=1),
+                "dose_squared": jnp.sum(moved**2, axis=1),
                 "slope_squared": jnp.sum((up - down) ** 2, axis=1),
                 "curvature_squared": jnp.sum((up + down) ** 2, axis=1),
-                "dose_readout": (jax.vmap(readout)(dosed) - readout(y)[None]).T,
+                "dose_readout": jax.vmap(lambda shifted: change(readout(y), readout(shifted)))(
+                    dosed
+                ).T,
             }
         return kept
 
@@ -383,6 +389,7 @@ def effect_strengths(
     outcome: Outcome = outputs,
     divergence: Divergence | None = None,
     readout: Callable[[Array], Array] = mean_output,
+    change: Change = difference,
     intervention: str = "units redrawn from a donor",
     block: Block | None = None,
     mesh: Mesh | None = None,
@@ -402,6 +409,7 @@ def effect_strengths(
         outcome=outcome,
         divergence=divergence,
         readout=readout,
+        change=change,
         block=block,
         mesh=mesh,
     )

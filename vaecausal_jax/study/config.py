@@ -1,6 +1,7 @@
 """What a study consists of: its configuration, the named presets, and their JSON form."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -72,7 +73,8 @@ class StudyConfig:
         num_unit_images: Of these, the ones that hidden units are resampled on.
         num_pairs: Minimal pairs a factor, for patching and mediation.
         num_score_images: Images whose codes are scored by the disentanglement metrics.
-        doses: Shifts of a latent, in standard deviations of its aggregate posterior.
+        doses: Sizes of the shifts of a latent, in standard deviations of its aggregate posterior;
+            each is given with both signs.
         mediation_outcome: ``logits`` (near linear, nothing saturates) or ``image``.
     """
 
@@ -98,7 +100,7 @@ class StudyConfig:
     num_unit_images: int = 64
     num_pairs: int = 32
     num_score_images: int = 6000
-    doses: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+    doses: tuple[float, ...] = (0.5, 1.0, 2.0)
     mediation_outcome: str = "logits"
 
 
@@ -115,6 +117,7 @@ PRESETS: dict[str, StudyConfig] = {
         decoder_dense=(128,),
         decoder_channels=(32, 32, 16),
         num_steps=1500,
+        batch_size=48,
         record_every=50,
         learning_rate=2e-3,
         decay_learning_rate=True,
@@ -122,7 +125,7 @@ PRESETS: dict[str, StudyConfig] = {
         discriminator_learning_rate=1e-3,
         num_images=128,
         num_unit_images=48,
-        num_pairs=8,
+        num_pairs=16,
         num_score_images=3000,
     ),
     "dsprites": StudyConfig(
@@ -189,10 +192,16 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
             f"num_seeds {config.num_seeds} and num_pairs {config.num_pairs} must be at least 1 "
             "and 2."
         )
-    if not 2 <= config.num_unit_images <= config.num_images:
+    if not 8 <= config.num_unit_images <= config.num_images:
         raise ValueError(
-            f"num_unit_images {config.num_unit_images} must be from 2 to num_images "
+            f"num_unit_images {config.num_unit_images} must be from 8 to num_images "
             f"{config.num_images}."
+        )
+    sizes = (0.0, *config.doses)
+    if not config.doses or any(b <= a for a, b in itertools.pairwise(sizes)):
+        raise ValueError(
+            f"doses must be positive and increasing, each is given with both signs; got "
+            f"{config.doses}."
         )
     if config.num_score_images < 500:
         raise ValueError(

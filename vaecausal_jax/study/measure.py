@@ -6,71 +6,62 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vaecausal_jax import effects, mediation, objectives
-from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax import effects, factor_graph, manifold, mediation, mediators, objectives, tensors
+from vaecausal_jax.data import Dataset, images, sample_factors
+from vaecausal_jax.effect_modularity import activation_changes, reencoded
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units
+from vaecausal_jax.readouts import FactorPairs, Readout, factor_pairs
 from vaecausal_jax.sites import Array, Trace, outputs
+from vaecausal_jax.strengths import bernoulli_nats, strength_samples
 from vaecausal_jax.study.config import StudyConfig
+
+NUM_READ = 256
+"""Reconstructions that the read-out is judged on."""
 
 
 class Inputs(NamedTuple):
-    """What all models of a study are probed with: the same images, noise and donors.
+    """What all models of a study are probed with: the same images, noise, donors and read-out.
 
     Attributes:
         x: (images, height, width, channels).
         eps: (images, latents).
         prior: Two independent prior draws, (2, images, latents).
-        x0: Reference images, (factors x pairs, ...), all pairs of a factor together.
-        x1: The same with one factor changed.
-        pair_eps: Their noise, (factors x pairs, latents).
-        factors0: Factor levels of x0, (factors x pairs, factors).
-        factors1: Factor levels of x1.
+        pairs: Minimal pairs of every factor, turned so that it grows: (factors, pairs, ...).
         score_x: Images whose codes the disentanglement metrics read, (score images, ...).
         score_factors: Their factor levels.
+        readout: Reads factors off an image.
     """
 
     x: Array
     eps: Array
     prior: Array
-    x0: Array
-    x1: Array
-    pair_eps: Array
-    factors0: Array
-    factors1: Array
+    pairs: FactorPairs
     score_x: Array
     score_factors: Array
+    readout: Readout
 
 
-def make_inputs(config: StudyConfig, data: Dataset, model: Model) -> Inputs:
+def make_inputs(config: StudyConfig, data: Dataset, model: Model, readout: Readout) -> Inputs:
     """Images, noise, prior draws and minimal pairs that all models share."""
-    image_key, noise_key, prior_key, pair_key, pair_noise_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 1), 5
-    )
-    names = factor_names(data)
-    pairs = [
-        minimal_pairs(key, data, name, config.num_pairs)
-        for key, name in zip(jax.random.split(pair_key, len(names)), names, strict=True)
-    ]
-    factors0 = jnp.concatenate([pair.source for pair in pairs])
-    factors1 = jnp.concatenate([pair.target for pair in pairs])
-    render = jax.jit(images)
+    root = jax.random.key(config.seed)
+    image_key, noise_key, prior_key, pair_key = jax.random.split(jax.random.fold_in(root, 1), 4)
     noise = (config.num_images, *model.noise_shape)
-    score_key = jax.random.fold_in(jax.random.key(config.seed), 5)
+    score_key = jax.random.fold_in(root, 5)
     score_factors = sample_factors(score_key, data, config.num_score_images)
+    render = jax.jit(images)
+    draw_pairs = jax.jit(factor_pairs, static_argnums=(2, 3, 4))
     return Inputs(
         x=render(data, sample_factors(image_key, data, config.num_images)),
         eps=jax.random.normal(noise_key, noise),
         prior=jax.random.normal(prior_key, (2, *noise)),
-        x0=render(data, factors0),
-        x1=render(data, factors1),
-        pair_eps=jax.random.normal(pair_noise_key, (factors0.shape[0], *model.noise_shape)),
-        factors0=factors0,
-        factors1=factors1,
+        pairs=draw_pairs(pair_key, data, readout.codes, config.num_pairs, model.noise_shape),
         score_x=render(data, score_factors),
         score_factors=score_factors,
+        readout=readout,
     )
 
 
@@ -83,24 +74,25 @@ def measurements(config: StudyConfig, model: Model) -> dict[str, Callable[[Any, 
     """Named pure functions (params, inputs) -> arrays for one model; the parts of a study.
 
     ``health``: per image and latent, what the model makes of the images. ``codes``: posterior means
-    for the disentanglement metrics. ``input``: how far each factor's change moves each latent mean.
-    ``latent``: resampling and shifting latents.
-    ``traversal``: images along each latent. ``site/<site>``: patching the site and each of its
-    units between minimal pairs, in both directions.
+    for the disentanglement metrics. ``input``: how far each factor's change moves each latent mean,
+    and what swapping a factor's latent does to all factors. ``latent``: resampling and shifting
+    latents, and whether the model recognises the results. ``modularity``: what latents change in
+    other activations. ``traversal``: images along each latent. ``site/<site>``: patching the site
+    and each of its units between minimal pairs, in both directions, on images and on factors.
     """
     to_outcome = jax.nn.sigmoid if config.mediation_outcome == "image" else lambda y: y
+    num = config.num_unit_images
     parts: dict[str, Callable[[Any, Inputs], Any]] = {
         "health": functools.partial(_health, model),
         "codes": functools.partial(_codes, model),
         "input": functools.partial(_input_level, model),
         "latent": functools.partial(_latent_level, model, config.doses),
+        "modularity": functools.partial(_modularity, model, num),
         "traversal": functools.partial(_traversals, model),
     }
     for name in model.sites:
         if name.startswith(("encoder/", "latent/", "decoder/")):
-            parts[f"site/{name}"] = functools.partial(
-                _site_level, model, name, to_outcome, config.num_unit_images
-            )
+            parts[f"site/{name}"] = functools.partial(_site_level, model, name, to_outcome, num)
     return parts
 
 
@@ -129,28 +121,51 @@ def _codes(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     def mean(x):
         return model.forward(params, x, eps).activations["latent/mean"]
 
-    return {"mean": jax.lax.map(mean, inputs.score_x, batch_size=64)}
+    def reconstructed(x):
+        return image_outcome(model.forward(params, x, eps))
+
+    return {
+        "mean": jax.lax.map(mean, inputs.score_x, batch_size=64),
+        "reconstructed": jax.lax.map(reconstructed, inputs.score_x[:NUM_READ], batch_size=64),
+    }
 
 
 def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
-    """Level 1: do(factor = value) on the image; what the latents and the output do."""
-    before = _batched(model, params, inputs.x0, inputs.pair_eps)
-    after = _batched(model, params, inputs.x1, inputs.pair_eps)
+    """Level 1: do(factor = value) on the image; what the latents, the output and factors do."""
+    pairs = inputs.pairs.flat()
+    before = _batched(model, params, pairs.x0, pairs.eps)
+    after = _batched(model, params, pairs.x1, pairs.eps)
     change = image_outcome(after) - image_outcome(before)
+    moved = after.activations["latent/mean"] - before.activations["latent/mean"]
+    # The latent that stands for a factor: the one that its change moves most, in its own spread.
+    sd = jnp.std(before.activations["latent/mean"], axis=0)
+    by_factor = jnp.abs(moved).reshape(*inputs.pairs.change.shape, -1).mean(1)
+    chosen = jnp.argmax(by_factor / jnp.where(sd > 0, sd, jnp.inf)[None], axis=1)
+    swapped = factor_graph.swap_effects(
+        model.forward,
+        params,
+        mediators.group(model.sites, "latent/z"),
+        jax.nn.one_hot(chosen, sd.size, dtype=bool),
+        inputs.pairs,
+        outcome=inputs.readout.outcome(jax.nn.sigmoid),
+        change=inputs.readout.change,
+    )
     return {
-        "mean_change": after.activations["latent/mean"] - before.activations["latent/mean"],
+        "mean_change": moved,
         "output_change": jnp.mean(change**2, axis=(1, 2, 3)),
-        "true_change": jnp.mean((inputs.x1 - inputs.x0) ** 2, axis=(1, 2, 3)),
+        "true_change": jnp.mean((pairs.x1 - pairs.x0) ** 2, axis=(1, 2, 3)),
+        "factor_latent": chosen,
+        "swapped": swapped,
     }
 
 
 def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: Inputs):
-    """Level 2: resampling each latent, and shifting it by doses of its own spread."""
+    """Level 2: resampling each latent, shifting it by doses of its own spread, and re-encoding."""
     z = _batched(model, params, inputs.x, inputs.eps).activations["latent/z"]
-    sd = jnp.std(z, axis=0)
+    donor = jnp.roll(z, 1, axis=0)
 
-    def resample(base, donor):
-        return effects.resample_effects(
+    def strengths(base, donor, **options):
+        samples = strength_samples(
             model.forward,
             params,
             model.sites,
@@ -160,34 +175,70 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
             donor,
             base=base,
             outcome=image_outcome,
+            **options,
         )
+        return {
+            name: value for name, value in samples._asdict().items() if isinstance(value, jax.Array)
+        }
 
-    def shift(dose):
-        return effects.shift_effects(
+    def respond(code):
+        x, eps = inputs.x[0], jnp.zeros(model.noise_shape)
+        y = image_outcome(model.forward(params, x, eps, set_to(model.sites, "latent/z", code)))
+        return model.forward(params, y, eps).activations["latent/mean"]
+
+    prior = strengths(inputs.prior[0], inputs.prior[1], doses=())
+    posterior = strengths(
+        None,
+        donor,
+        doses=doses,
+        divergence=lambda y, other: bernoulli_nats(y, other),
+        readout=inputs.readout,
+        change=inputs.readout.change,
+    )
+    null = effects.resample_effects(
+        model.forward, params, model.sites, "latent/z", inputs.x, inputs.eps, z
+    )
+    gaps = manifold.reencode_gaps(respond, z, donor)
+    return {
+        **{f"prior_{name}": value for name, value in prior.items()},
+        **{f"posterior_{name}": value for name, value in posterior.items()},
+        **{f"gap_{name}": value for name, value in gaps._asdict().items()},
+        "null_squared": null.squared,
+        "data_spread": effects.output_spread(inputs.x),
+    }
+
+
+def _modularity(model: Model, num: int, params: Any, inputs: Inputs) -> dict[str, Array]:
+    """Signed changes of activations as each latent is redrawn: (latents, images, activations).
+
+    In the first layer of the decoder, and in the latent means of a second pass over the output: in
+    the same pass a latent cannot change the encoder.
+    """
+    x, eps = inputs.x[:num], inputs.eps[:num]
+    z = _batched(model, params, x, eps).activations["latent/z"]
+
+    def changes(read):
+        return activation_changes(
             model.forward,
             params,
             model.sites,
             "latent/z",
-            inputs.x,
-            inputs.eps,
-            dose * sd,
-            outcome=image_outcome,
+            read,
+            x,
+            eps,
+            jnp.roll(z, 1, axis=0),
         )
 
-    prior = resample(inputs.prior[0], inputs.prior[1])
-    posterior = resample(None, jnp.roll(z, 1, axis=0))
-    shifted = jax.lax.map(lambda dose: shift(dose).squared, jnp.array(doses))
+    still = jnp.zeros(model.noise_shape)
     return {
-        "prior_squared": prior.squared,
-        "prior_spread": prior.spread,
-        "null_squared": resample(None, z).squared,
-        "posterior_squared": posterior.squared,
-        "posterior_distance": posterior.distance,
-        "posterior_spread": posterior.spread,
-        "dose_squared": shifted,
-        "data_spread": effects.output_spread(inputs.x),
-        "latent_sd": sd,
+        "decoder": changes(first_decoder_site(model)),
+        "reencoded": changes(reencoded(model.forward, params, "latent/mean", still)),
     }
+
+
+def first_decoder_site(model: Model) -> str:
+    """Name of the first layer after the latents."""
+    return next(name for name in model.sites if name.startswith("decoder/"))
 
 
 def _traversals(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
@@ -214,58 +265,72 @@ def _site_level(
 ) -> dict[str, Array]:
     """Levels 3 and 4: patch the site, and each of its units, between minimal pairs, both ways.
 
-    Units are patched in one sweep for two purposes: within minimal pairs, each image from the
-    other, and among unrelated images (the resample index).
+    Units are patched in one sweep for three purposes: within minimal pairs, each image from the
+    other; among unrelated images (the resample index); and from the same run with the unit raised
+    by its SD (what the unit writes). Each effect is kept on the image and on the factors read off
+    it.
     """
-
-    def image(trace: Trace) -> Array:
-        return to_outcome(trace.outputs)
-
-    x, eps = inputs.x[:num_unit_images], inputs.eps[:num_unit_images]
+    site, num = model.sites[name], num_unit_images
+    pairs = inputs.pairs.flat()
+    x, eps = inputs.x[:num], inputs.eps[:num]
     trace = _batched(model, params, x, eps)
-    natural, images = trace.activations[name], jax.nn.sigmoid(trace.outputs)
-    pairs = mediation.paired_rows(
-        model.forward, params, name, inputs.x0, inputs.x1, inputs.pair_eps, outputs
-    )
+    natural = trace.activations[name]
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
-    rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), pairs, others)
+    sd = tensors.unit_sd(name, site, natural)
+    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
+    raised = others._replace(donor=natural + sd.reshape(1, *along))
+    paired = mediation.paired_rows(
+        model.forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs
+    )
+    rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), paired, others, raised)
     # Each run of a pair is compared with the other; the rest only with themselves.
-    num_runs = pairs.x.shape[0]
-    partner = jnp.roll(pairs.clean, num_runs // 2, axis=0)
-    rows = rows._replace(reference=jnp.concatenate([partner, others.clean]))
+    num_pairs = pairs.x0.shape[0]
+    partner = jnp.roll(paired.clean, num_pairs, axis=0)
+    partner = jnp.concatenate([partner, trace.outputs, trace.outputs])
+    columns = jax.vmap(lambda y: inputs.readout(jax.nn.sigmoid(y)))(rows.clean)
+    rows = rows._replace(reference=(partner, columns))
 
     def effect(patched: Array, row: Rows) -> dict[str, Array]:
-        clean, other = to_outcome(row.clean), to_outcome(row.reference)
-        change = to_outcome(patched) - clean
-        pixels = jax.nn.sigmoid(patched) - jax.nn.sigmoid(row.clean)
+        partner, columns = row.reference
+        clean = to_outcome(row.clean)
+        change, image = to_outcome(patched) - clean, jax.nn.sigmoid(patched)
         return {
-            "along": jnp.sum(change * (other - clean)),
+            "along": jnp.sum(change * (to_outcome(partner) - clean)),
             "squared": jnp.sum(change**2),
-            "pixels": jnp.sum(pixels**2),
+            "pixels": jnp.sum((image - jax.nn.sigmoid(row.clean)) ** 2),
+            "factors": inputs.readout.change(columns, inputs.readout(image)),
         }
 
     units = patch_units(model.forward, params, model.sites, name, rows, effect)
-    restored, lost = (
-        {key: values[:, part] for key, values in units.items()}
-        for part in (slice(num_runs // 2), slice(num_runs // 2, num_runs))
+    ends = np.cumsum([num_pairs, num_pairs, num])
+    parts = {key: jnp.split(values, ends, axis=1) for key, values in units.items()}
+    restored, lost, redrawn, written = (
+        {key: runs[part] for key, runs in parts.items()} for part in range(4)
     )
-    site = mediation.site_mediation(
+    total = mediation.site_mediation(
         model.forward,
         params,
         model.sites,
         name,
-        inputs.x0,
-        inputs.x1,
-        inputs.pair_eps,
-        outcome=image,
+        pairs.x0,
+        pairs.x1,
+        pairs.eps,
+        outcome=lambda trace: to_outcome(trace.outputs),
     )
-    total = jnp.broadcast_to(site.total[None], lost["along"].shape)
+    before, after = jnp.split(paired.natural, 2)
+    by_factor = inputs.pairs.change.shape
+    # What the target run, in which a factor has grown, loses without the unit.
+    mediated = -lost["factors"].reshape(site.num_units, *by_factor, -1)
     return {
-        "total": total,
+        "total": jnp.broadcast_to(total.total[None], lost["along"].shape),
         "total_pure": restored["along"],
         "total_total": lost["along"],
         "total_indirect": lost["squared"],
-        "resample_squared": units["pixels"][:, num_runs:],
-        **{f"site_{key}": value for key, value in site._asdict().items()},
-        "resample_spread": effects.output_spread(images),
+        "resample_squared": redrawn["pixels"],
+        "resample_spread": effects.output_spread(jax.nn.sigmoid(trace.outputs)),
+        **{f"site_{key}": value for key, value in total._asdict().items()},
+        "read": tensors.moved(name, site, before, after).reshape(-1, *by_factor),
+        "written": jnp.moveaxis(written["factors"], 2, 1),
+        "mediated": jnp.moveaxis(mediated, 3, 2),
+        "support": manifold.unit_support_scores(model.sites, name, natural, others.donor),
     }

@@ -16,7 +16,7 @@ import xarray as xr
 
 from vaecausal_jax import pretrained, report, store
 from vaecausal_jax.checkpoint import latest_step, train_resumably
-from vaecausal_jax.data import Dataset, num_images
+from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import (
     StudyConfig,
@@ -28,13 +28,14 @@ from vaecausal_jax.study.config import (
     network,
     train_config,
 )
+from vaecausal_jax.study.estimates import Arrays, estimate_all
+from vaecausal_jax.study.factors import factor_effects, make_readout, readout_quality
 from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
 from vaecausal_jax.study.scores import score_models
-from vaecausal_jax.study.tables import Trained, effect_tables, estimate_all, summarise
+from vaecausal_jax.study.tables import Trained, effect_tables, summarise
 from vaecausal_jax.training import diagnose, fastest_over_seeds
 
 Progress = Callable[[str, int, int], None]
-Arrays = dict[str, np.ndarray]
 
 
 class Study(NamedTuple):
@@ -85,7 +86,7 @@ def run_study(
         },
     )
     trained = train_all(config, data, data_path, folder, progress)
-    inputs = make_inputs(config, data, trained.model)
+    inputs = make_inputs(config, data, trained.model, make_readout(config, data, progress))
     arrays = measure_all(config, trained, inputs, parts, progress)
     arrays["scores"] = score_all(config, inputs, arrays["codes"], parts, progress)
     progress("write tables and report", 0, 1)
@@ -96,8 +97,12 @@ def run_study(
         "histories": trained.histories,
     }
     estimates = estimate_all(config, data, arrays)
-    summary = summarise(config, data, trained, arrays, estimates)
-    tables = effect_tables(config, data, trained, arrays, estimates)
+    quality = readout_quality(inputs, arrays["codes"], inputs.readout)
+    factors = [
+        factor_effects(config, arrays, factor_names(data), m) for m in range(len(trained.labels))
+    ]
+    summary = summarise(config, data, trained, arrays, estimates, quality, factors)
+    tables = effect_tables(config, data, trained, arrays, estimates, factors)
     store.write_json(folder, "summary.json", summary)
     store.write_effects(folder, tables)
     report.write_report(folder, store.read_json(folder, "summary.json"), tables, pictures)

@@ -1,4 +1,4 @@
-"""From measurements to tables: every number an estimate, over images and over seeds."""
+"""From estimates to tables: over seeds, as JSON values and as labelled arrays."""
 
 from typing import Any, NamedTuple
 
@@ -6,16 +6,25 @@ import jax
 import numpy as np
 import xarray as xr
 
-from vaecausal_jax import inference, mediation
+from vaecausal_jax import inference
 from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.data import Dataset, factor_names
-from vaecausal_jax.effects import effective_units
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model
+from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
-from vaecausal_jax.training import ACTIVE_KL
+from vaecausal_jax.study.estimates import Arrays, Estimates, health_values, unit_sites
+from vaecausal_jax.study.factors import CLASSES, FactorEffects, ReadoutQuality
 
-Arrays = dict[str, np.ndarray]
+ENDS = ("value", "low", "high")
+
+LATENT_DIMS = {
+    "dose_response": ("dose", "latent"),
+    "slope": ("size", "latent"),
+    "curvature": ("size", "latent"),
+    "factor_response": ("factor", "dose", "latent"),
+}
+"""Dimensions of the estimates of latents that have more than one."""
 
 
 class Trained(NamedTuple):
@@ -44,156 +53,6 @@ class Trained(NamedTuple):
     def num_seeds(self) -> int:
         """Models a family."""
         return len(self.labels) // len(self.families)
-
-
-class Estimates(NamedTuple):
-    """Every estimate of a study, leading axis of models; computed once, tabulated twice.
-
-    Attributes:
-        units: Site to the estimates of ``unit_estimates``.
-        latent: As from ``latent_estimates``.
-        input: As from ``input_estimates``.
-        models: One number a model, by name.
-    """
-
-    units: dict[str, dict[str, Estimate]]
-    latent: dict[str, Estimate]
-    input: dict[str, Estimate]
-    models: dict[str, np.ndarray]
-
-
-def estimate_all(config: StudyConfig, data: Dataset, arrays: dict[str, Arrays]) -> Estimates:
-    """All estimates of a study from its measurements."""
-    units = {
-        site: unit_estimates(config, data, arrays[f"site/{site}"], site)
-        for site in unit_sites(arrays)
-    }
-    latent = latent_estimates(config, arrays["latent"])
-    models = {**model_values(arrays["health"], latent, units), **arrays["scores"]}
-    return Estimates(units, latent, input_estimates(config, data, arrays), models)
-
-
-def unit_sites(arrays: dict[str, Arrays]) -> list[str]:
-    """Sites whose units were patched one by one."""
-    return [name.removeprefix("site/") for name in arrays if name.startswith("site/")]
-
-
-def unit_estimates(
-    config: StudyConfig, data: Dataset, part: Arrays, site: str
-) -> dict[str, Estimate]:
-    """Shares and strengths of every unit of a site, with intervals over pairs or images.
-
-    Returns:
-        ``proportion_mediated``, ``denoising``, ``interaction``, ``off_axis``: (models, units,
-        factors). ``resample_index``: (models, units).
-    """
-    key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    num_factors = len(data.factors)
-    by_factor = {
-        name: values.reshape(*values.shape[:2], num_factors, config.num_pairs)
-        for name, values in part.items()
-        if values.ndim == 3 and name in mediation.Gram._fields
-    }
-    total, noising = by_factor["total"], by_factor["total_total"]
-    denoising = by_factor["total_pure"]
-    residual = by_factor["total_indirect"] - noising**2 / np.where(total > 0, total, 1.0)
-    what = f"units of {site} patched between minimal pairs"
-
-    def share(numerator: np.ndarray, intervention: str) -> Estimate:
-        return inference.bootstrap_ratio(
-            key, numerator, total, intervention=intervention, num_replicates=400
-        )
-
-    spread = np.broadcast_to(part["resample_spread"][:, None], part["resample_squared"].shape)
-    return {
-        "proportion_mediated": share(noising, f"{what}, target run <- reference"),
-        "denoising": share(denoising, f"{what}, reference run <- target"),
-        "interaction": share(noising - denoising, f"{what}, noising - denoising"),
-        "off_axis": share(np.maximum(residual, 0.0), f"{what}, change outside the total effect"),
-        "resample_index": inference.bootstrap_ratio(
-            key,
-            part["resample_squared"],
-            2.0 * spread,
-            intervention=f"units of {site} redrawn from another image",
-            num_replicates=400,
-        ),
-    }
-
-
-def latent_estimates(config: StudyConfig, arrays: Arrays) -> dict[str, Estimate]:
-    """Strength of every latent: (models, latents), doses (models, doses, latents)."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 3)
-    prior, posterior = arrays["prior_squared"], arrays["posterior_squared"]
-    pixel_variance = arrays["data_spread"].mean(axis=-1)[:, None, None, None]
-    return {
-        "total_index_prior": inference.bootstrap_ratio(
-            key,
-            prior,
-            np.broadcast_to(2.0 * arrays["prior_spread"][:, None], prior.shape),
-            intervention="latents redrawn from the prior, base from the prior",
-        ),
-        "total_index_posterior": inference.bootstrap_ratio(
-            key,
-            posterior,
-            np.broadcast_to(2.0 * arrays["posterior_spread"][:, None], posterior.shape),
-            intervention="latents redrawn from another image's posterior sample",
-        ),
-        "paper_effect_strength": inference.bootstrap_mean(
-            key,
-            arrays["posterior_distance"],
-            intervention="latents redrawn from another image's posterior sample, raw L2 of images",
-        ),
-        "dose_response": _root(
-            inference.bootstrap_mean(
-                key,
-                arrays["dose_squared"] / pixel_variance,
-                intervention="latents shifted by doses of their SD, RMS change in SD of the data",
-            )
-        ),
-    }
-
-
-def input_estimates(config: StudyConfig, data: Dataset, arrays: dict[str, Arrays]):
-    """Level 1: how far each factor moves each latent mean, in SD: (models, factors, latents)."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 4)
-    change = arrays["input"]["mean_change"]
-    change = change.reshape(change.shape[0], len(data.factors), config.num_pairs, -1)
-    sd = arrays["health"]["mean"].std(axis=1)[:, None, :, None]
-    moved = np.moveaxis(np.abs(change), 2, -1) / np.where(sd > 0, sd, np.inf)
-    return {
-        "factor_to_latent": inference.bootstrap_mean(
-            key, moved, intervention="one factor of the image changed, all else equal"
-        )
-    }
-
-
-def health_values(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Per model: reconstruction and KL (nats an image), squared error a pixel, active latents."""
-    kl = arrays["kl"].mean(axis=1)
-    return {
-        "reconstruction": arrays["reconstruction"].mean(axis=1),
-        "squared_error": arrays["squared_error"].mean(axis=1),
-        "kl": kl.sum(axis=1),
-        "active_latents": ((kl > ACTIVE_KL) & (arrays["mean"].var(axis=1) > 0.01)).sum(axis=1),
-    }
-
-
-def model_values(
-    health: Arrays, latent: dict[str, Estimate], units: dict[str, dict[str, Estimate]]
-) -> dict[str, np.ndarray]:
-    """One number a model, to compare families by; those of a site end in ``/<site>``."""
-    values = {
-        **health_values(health),
-        "total_index_prior_sum": latent["total_index_prior"].value.sum(axis=1),
-        "total_index_posterior_sum": latent["total_index_posterior"].value.sum(axis=1),
-        "paper_effect_strength": latent["paper_effect_strength"].value.mean(axis=1),
-    }
-    for site, shares in units.items():
-        mediated = shares["proportion_mediated"].value
-        values[f"largest_share/{site}"] = mediated.max(axis=1).mean(axis=1)
-        values[f"effective_units/{site}"] = effective_units(mediated, axis=1).mean(axis=1)
-        values[f"interaction/{site}"] = np.abs(shares["interaction"].value).sum(1).mean(axis=1)
-    return values
 
 
 def compare_families(config: StudyConfig, trained: Trained, values: dict[str, np.ndarray]):
@@ -237,6 +96,8 @@ def summarise(
     trained: Trained,
     arrays: dict[str, Arrays],
     estimates: Estimates,
+    quality: ReadoutQuality,
+    factors: list[FactorEffects],
 ) -> dict[str, Any]:
     """Every table of the study as JSON values."""
     names = factor_names(data)
@@ -272,6 +133,24 @@ def summarise(
         "input": estimates.input,
         "latent": estimates.latent,
         "top_units": top_units(trained, names, estimates),
+        "readout": quality,
+        "unit_classes": unit_classes(trained, estimates, factors),
+        "factor_graphs": factor_graphs(trained, factors),
+        "modularity": {
+            where: [None if m is None else {"value": m.value, "noise": m.noise} for m in models]
+            for where, models in estimates.modularity.items()
+        },
+        "claims": judge_claims(
+            trained.labels,
+            trained.verdicts,
+            values,
+            {
+                site: shares["proportion_mediated"]
+                for site, shares in estimates.units.items()
+                if site.startswith("encoder/conv")
+            },
+            factors,
+        ),
         "training": {
             family: {term: v[:, -1] for term, v in history.items()}
             for family, history in trained.histories.items()
@@ -299,6 +178,54 @@ def identity_checks(trained: Trained, arrays: dict[str, Arrays]) -> dict[str, fl
         "largest_deviation_of_a_whole_site_from_share_1": float(worst),
         "largest_effect_of_a_latent_redrawn_as_itself": float(null),
     }
+
+
+def unit_classes(
+    trained: Trained, estimates: Estimates, factors: list[FactorEffects]
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Share of each class among the units of a site, over seeds: family, site, class."""
+    sites = np.concatenate(
+        [[site] * e["write"].value.shape[1] for site, e in estimates.units.items()]
+    )
+    table: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for family in trained.families:
+        own = [
+            effects.classes.label
+            for effects, (title, _), verdict in zip(
+                factors, trained.labels, trained.verdicts, strict=True
+            )
+            if title == family and verdict == "ok"
+        ]
+        if not own:
+            continue
+        table[family] = {
+            site: {
+                name: inference.over_seeds(
+                    np.array([np.mean(label[sites == site] == name) for label in own]),
+                    num_inputs=int((sites == site).sum()),
+                    intervention="units raised by one SD, factors read off",
+                )
+                for name in CLASSES
+            }
+            for site in estimates.units
+        }
+    return table
+
+
+def factor_graphs(trained: Trained, factors: list[FactorEffects]) -> list[dict[str, Any]]:
+    """For each model: what swapping the latent of one factor does to all, and its score."""
+    return [
+        {
+            "family": family,
+            "seed": seed,
+            "effect": effects.graph.effect,
+            "adjacency": effects.graph.adjacency,
+            "p_value": effects.graph.p_value,
+            "score": effects.score,
+            "leakage": effects.leakage,
+        }
+        for (family, seed), effects in zip(trained.labels, factors, strict=True)
+    ]
 
 
 def top_units(
@@ -335,11 +262,13 @@ def effect_tables(
     trained: Trained,
     arrays: dict[str, Arrays],
     estimates: Estimates,
+    factors: list[FactorEffects],
 ) -> xr.Dataset:
     """All estimates as one labelled data set.
 
-    Dimensions: family, seed, unit (coordinates ``site`` and ``index``), factor, latent, dose, and
-    statistic (value, low, high).
+    Dimensions: family, seed, unit (coordinates ``site`` and ``index``), factor, read_factor (where
+    an effect goes from factor to factor), latent, dose, size (of a dose), and statistic (value,
+    low, high).
     """
     shape = (len(trained.families), trained.num_seeds)
     sites = unit_sites(arrays)
@@ -360,21 +289,51 @@ def effect_tables(
 
     by_site = list(estimates.units.values())
     for name in by_site[0]:
-        dims = ("unit",) if name == "resample_index" else ("unit", "factor")
+        dims = ("unit", "factor")[: by_site[0][name].value.ndim - 1]
         joined = by_site[0][name]._replace(
             **{
                 end: np.concatenate([getattr(e[name], end) for e in by_site], axis=1)
-                for end in ("value", "low", "high")
+                for end in ENDS
             },
             intervention=by_site[0][name].intervention.replace(sites[0], "each site"),
         )
         add(name, joined, dims)
     for name, estimate in estimates.latent.items():
-        add(name, estimate, ("dose", "latent") if name == "dose_response" else ("latent",))
+        add(name, estimate, LATENT_DIMS.get(name, ("latent",)))
     for name, estimate in estimates.input.items():
         add(name, estimate, ("factor", "latent"))
     for name, values in health_values(arrays["health"]).items():
         variables[name] = (("family", "seed"), values.reshape(shape))
+    for name, values in arrays["scores"].items():
+        variables[f"score_{name.replace('/', '_')}"] = (("family", "seed"), values.reshape(shape))
+    mediated = [effects.mediated.estimate for effects in factors]
+    add(
+        "mediated",
+        mediated[0]._replace(
+            **{end: np.stack([getattr(e, end) for e in mediated]) for end in ENDS}
+        ),
+        ("unit", "factor", "read_factor"),
+    )
+    per_unit = {
+        "unit_class": [e.classes.label for e in factors],
+        "top_factor": [e.classes.top_factor for e in factors],
+        "specificity": [e.specificity.corrected for e in factors],
+        "specificity_raw": [e.specificity.raw for e in factors],
+        "paper_specificity": [e.paper for e in factors],
+        "read_write_agreement": [e.agreement for e in factors],
+    }
+    for name, rows in per_unit.items():
+        variables[name] = (("family", "seed", "unit"), np.stack(rows).reshape(*shape, -1))
+    significant = np.stack([e.mediated.significant for e in factors])
+    variables["mediated_significant"] = (
+        ("family", "seed", "unit", "factor", "read_factor"),
+        significant.reshape(*shape, *significant.shape[1:]),
+    )
+    support = arrays["latent"]["posterior_support"]  # (models, latents, doses)
+    variables["dose_support"] = (
+        ("family", "seed", "latent", "dose"),
+        support.reshape(*shape, *support.shape[1:]),
+    )
     kl = arrays["health"]["kl"].mean(axis=1)
     variables["kl_per_latent"] = (("family", "seed", "latent"), kl.reshape(*shape, -1))
     verdicts = np.array(trained.verdicts).reshape(shape)
@@ -386,7 +345,9 @@ def effect_tables(
             "site": ("unit", [site for site, _ in units]),
             "index": ("unit", [index for _, index in units]),
             "factor": list(factor_names(data)),
-            "dose": list(config.doses),
+            "read_factor": list(factor_names(data)),
+            "dose": [*(-d for d in reversed(config.doses)), *config.doses],
+            "size": list(config.doses),
             "statistic": ["value", "low", "high"],
             "verdict": (("family", "seed"), verdicts),
         },
@@ -396,9 +357,3 @@ def effect_tables(
 
 def _at(values, titles, seeds, family, seed):
     return values[(titles == family) & (seeds == seed)][0]
-
-
-def _root(estimate: Estimate) -> Estimate:
-    """The square root of an estimate of a mean square."""
-    ends = {end: np.sqrt(getattr(estimate, end)) for end in ("value", "low", "high")}
-    return estimate._replace(**ends)

@@ -1,0 +1,145 @@
+"""What a study says about factors: read-outs, unit classes, mediation from factor to factor.
+
+One model at a time, since tests and false discoveries are counted within a model.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vaecausal_jax.data import Dataset
+from vaecausal_jax.factor_graph import FactorGraph, GraphScore, factor_graph, graph_score
+from vaecausal_jax.inference import Estimate
+from vaecausal_jax.probes import train_probe
+from vaecausal_jax.readouts import (
+    Readout,
+    readout_changes,
+    readout_confusion,
+    readout_scores,
+)
+from vaecausal_jax.specificity import (
+    CorrectedSpecificity,
+    UnitClasses,
+    classify_units,
+    corrected_specificity,
+    specificity,
+)
+from vaecausal_jax.sprite_inversion import is_sprite_world, sprite_readout
+from vaecausal_jax.study.config import StudyConfig
+from vaecausal_jax.study.estimates import Arrays, unit_sites
+from vaecausal_jax.study.measure import Inputs
+from vaecausal_jax.tensors import TensorEstimate, leakage, read_write_agreement, tensor_estimate
+
+CLASSES = ("dead", "monosemantic", "polysemantic", "undetermined")
+
+MIN_EFFECT = 0.1
+"""Smallest change of a factor, in its SD, that counts as an effect."""
+
+
+class ReadoutQuality(NamedTuple):
+    """How far the factors that the read-out reads can be believed.
+
+    Attributes:
+        rendered: Factor to R^2 (accuracy of a categorical one) on images of the data set.
+        reconstructed: The same on each model's reconstructions; one dict a model.
+        confusion: C[k, l]: change of read-out l as factor k alone grows by one SD.
+    """
+
+    rendered: dict[str, float]
+    reconstructed: list[dict[str, float]]
+    confusion: Estimate
+
+
+class FactorEffects(NamedTuple):
+    """Effects between units and factors of one model.
+
+    Attributes:
+        mediated: M[u, k, l], what unit u carries of factor k to the read-out of l; units of all
+            sites, in order, as in all that follows.
+        classes: Verdicts on all units.
+        specificity: Entropic specificity of all units, minus its null, NaN for dead units.
+        paper: S of arXiv:2505.03530, 1 / (H + eps), of all units; NaN for dead units.
+        agreement: Cosine between what each unit reads and writes.
+        leakage: Site to the share of significant mediation that ends in another factor.
+        graph: Factors that change when the latent of another is swapped.
+        score: That graph against the true one.
+    """
+
+    mediated: TensorEstimate
+    classes: UnitClasses
+    specificity: CorrectedSpecificity
+    paper: np.ndarray
+    agreement: np.ndarray
+    leakage: dict[str, float]
+    graph: FactorGraph
+    score: GraphScore
+
+
+def make_readout(
+    config: StudyConfig, data: Dataset, progress: Callable[[str, int, int], None]
+) -> Readout:
+    """Reads factors off images: solved for in a world of sprites, a trained probe elsewhere."""
+    if is_sprite_world(data):
+        return sprite_readout(data, threshold=0.1)
+    progress("train read-out", 0, 1)
+    probe = train_probe(jax.random.fold_in(jax.random.key(config.seed), 9), data)
+    progress("train read-out", 1, 1)
+    return probe.readout
+
+
+def readout_quality(inputs: Inputs, codes: Arrays, readout: Readout) -> ReadoutQuality:
+    """Scores a read-out on rendered images and on every model's reconstructions."""
+    num = codes["reconstructed"].shape[1]
+    levels = inputs.score_factors[:num]
+    changes = jax.jit(readout_changes)(readout, inputs.pairs)
+    return ReadoutQuality(
+        rendered=readout_scores(readout, inputs.score_x[:num], levels),
+        reconstructed=[readout_scores(readout, x, levels) for x in codes["reconstructed"]],
+        confusion=readout_confusion(jax.random.key(0), changes, inputs.pairs.change),
+    )
+
+
+def factor_effects(
+    config: StudyConfig, arrays: dict[str, Arrays], names: tuple[str, ...], model: int
+) -> FactorEffects:
+    """Unit classes, mediation tensors and the factor graph of one model.
+
+    Factors of these worlds are drawn independently, so the true graph among them has no edge, and
+    whatever the model adds is entanglement.
+    """
+    key = jax.random.fold_in(jax.random.key(config.seed), 8)
+    sites = {site: arrays[f"site/{site}"] for site in unit_sites(arrays)}
+    units = {
+        name: np.concatenate([part[name][model] for part in sites.values()])
+        for name in ("mediated", "written", "read")
+    }
+    # One family of tests over all sites, and one program.
+    mediated = tensor_estimate(
+        key,
+        {"all": units["mediated"]},
+        intervention="a unit of the target run patched from the reference, read-outs in SD",
+        delta=MIN_EFFECT,
+        num_replicates=200,
+    )["all"]
+    ends = np.cumsum([part["written"].shape[1] for part in sites.values()])[:-1]
+    of_sites = dict(zip(sites, np.split(mediated.filtered, ends), strict=True))
+    written, read = units["written"], units["read"].mean(axis=-1)
+    classes = classify_units(key, written)
+    scores = corrected_specificity(key, written)
+    paper = np.asarray(specificity(written.mean(axis=-1) ** 2).paper)
+    none = np.zeros((len(names), len(names)), bool)
+    graph = factor_graph(key, arrays["input"]["swapped"][model], names=names, delta=MIN_EFFECT)
+    return FactorEffects(
+        mediated=mediated,
+        classes=classes,
+        specificity=scores,
+        paper=np.where(scores.active, paper, np.nan),
+        agreement=read_write_agreement(read, np.abs(written.mean(axis=-1))),
+        leakage={
+            site: float(leakage(np.abs(tensor).sum(axis=0))) for site, tensor in of_sites.items()
+        },
+        graph=graph,
+        score=graph_score(graph.adjacency, none),
+    )
