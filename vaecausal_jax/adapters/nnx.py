@@ -38,8 +38,8 @@ def from_nnx(
     def run(params, x, eps):
         # Fresh variables, of this trace: the module may write to them.
         copy = nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, rest))
-        for path, module in list(nnx.iter_modules(copy)):
-            if path and callable(module):
+        for path, module in list(nnx.iter_graph(copy)):
+            if path and isinstance(module, nnx.Module) and callable(module):
                 module.__class__ = naming_class(type(module), site_name(path))
         return copy(x, eps) if call is None else call(copy, x, eps)
 
