@@ -10,6 +10,25 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+OPTIMISED = {
+    "test_convolution",
+    "test_interventions",
+    "test_layers",
+    "test_mediation",
+    "test_models",
+    "test_staging",
+    "test_sweeps",
+    "test_training",
+}
+"""Modules whose laws are about programs as XLA optimises them, or that train for long."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optimisation(request):
+    """Most tests compile for longer than they run: elsewhere XLA optimises little."""
+    name = request.module.__name__.rpartition(".")[2]
+    jax.config.update("jax_disable_most_optimizations", name not in OPTIMISED)
+
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:

@@ -26,7 +26,8 @@ def reference_codes(
 
     ``perfect``: the factor levels, standardised. ``rotated``: perfect codes times an orthogonal
     matrix, the same information on no axis: of 100 random matrices the one that mixes axes most
-    (least sum of fourth powers), because a single one may by luck keep some. ``duplicated``: each perfect code twice.
+    (least sum of fourth powers), because a single one may by luck keep some. ``duplicated``: each
+    perfect code twice.
     ``collapsed``: zeros, a posterior equal to the prior. ``noise``: standard normal.
 
     Args:
