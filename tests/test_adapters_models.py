@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from adapted_models import CASES, IMAGE, scanned
 
-from vaecausal_jax import effects, mediation
+from vaecausal_jax import effects, mediation, paths
+from vaecausal_jax.circuits import motifs
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.mediators import unit as unit_mediator
 
@@ -166,3 +167,50 @@ def test_unrolled_scan_has_a_site_a_layer_with_a_run_that_restarts_there():
     )
     assert np.all(np.isfinite(grams.total_total))
     assert np.any(np.abs(grams.total_total) > 1e-6)
+
+
+def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
+    case, x0, x1, eps, sites = made("hierarchical")
+    names = ("encoder/low", "latent/top", "latent/bottom", "decoder/mix")
+    wires = paths.wiring(case.forward, case.params, sites, x0[0], eps[0], nodes=names)
+    assert wires.parents["latent/bottom"] == ("encoder/low", "latent/top")
+    assert wires.parents["decoder/mix"] == ("latent/top", "latent/bottom")
+    adjacency = [[n in wires.parents[target] for target in names] for n in names]
+    # low -> top -> bottom <- low, and top -> bottom -> mix <- top.
+    assert motifs.feed_forward_loops(np.array(adjacency)) == 2
+
+    def outcome(top_of_prior, top_of_mix, run):
+        """By hand: which run each reader of the top latent sees."""
+        p = case.params
+        low = run["encoder/low"]
+        mean, logvar = jnp.split(p["prior"] @ top_of_prior + p["bottom"] @ low, 2)
+        bottom = mean + jnp.exp(0.5 * logvar) * eps[0][2:]
+        h = jax.nn.relu(p["mix"] @ jnp.concatenate([top_of_mix, bottom]))
+        return (p["logits"] @ h).reshape(IMAGE)
+
+    run = jax.jit(lambda x: case.forward(case.params, x, eps[0]))
+    reference, target = run(x0[0]).activations, run(x1[0]).activations
+    old, new = reference["latent/top"], target["latent/top"]
+    into_top = paths.along_path(wires, paths.INPUT, "encoder/low", "latent/top")
+    direct = into_top | paths.along_path(wires, "latent/top", "decoder/mix", paths.OUTCOME)
+    indirect = into_top | paths.along_path(
+        wires, "latent/top", "latent/bottom", "decoder/mix", paths.OUTCOME
+    )
+    effect = jax.jit(
+        lambda edges: paths.path_effect(
+            case.forward, case.params, wires, x0[0], x1[0], eps[0], edges
+        )
+    )
+    plain = outcome(old, old, reference)
+    np.testing.assert_allclose(plain, run(x0[0]).outputs, rtol=1e-5, atol=1e-6)
+    by_hand = [outcome(old, new, reference) - plain, outcome(new, old, reference) - plain]
+    for edges, expected in zip((direct, indirect), by_hand, strict=True):
+        assert np.max(np.abs(expected)) > 1e-3
+        np.testing.assert_allclose(effect(edges), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_paths_go_through_a_scan_whole():
+    case, x0, _, eps, sites = made("scanned")
+    wires = paths.wiring(case.forward, case.params, sites, x0[0], eps[0])
+    assert wires.parents["encoder/branch"] == ("encoder/stem",)
+    assert wires.parents["latent/z"] == ("encoder/stem", "encoder/branch")

@@ -324,6 +324,8 @@ def test_unit_axes_are_last_unless_the_caller_says_otherwise():
     assert axes(unit_axes={"map": 0})["map"] == 0
     assert axes(unit_axes={"map": -2})["map"] == 0
     assert axes(unit_axes={"map": None})["map"] is None
+    model = adapters.from_named(function, unit_axes={"map": 0})
+    assert list_sites(model, W, X, EPS)["map"].unit_axis == 0
     with pytest.raises(ValueError, match="'map': unit axis 2 is out of range"):
         axes(unit_axes={"map": 2})
     with pytest.raises(ValueError, match="unknown site 'mpa'.*'map'"):

@@ -152,8 +152,11 @@ def check_interventions(sites: Sites, interventions: Mapping[str, Any]) -> None:
 def list_sites(forward: Callable[..., Trace], params: Any, x: Any, eps: Any) -> Sites:
     """The sites of any forward of the contract, found without running it.
 
-    Units are taken to lie on the last axis of floating values; ``Model.sites`` knows better.
+    Units are taken to lie on the last axis of floating values; ``Model.sites`` knows better, and so
+    does a forward with a method ``sites``, as adapters make them: it is asked.
     """
+    if callable(known := getattr(forward, "sites", None)):
+        return known(params, x, eps)
     sites = {}
 
     def run(params, x, eps):

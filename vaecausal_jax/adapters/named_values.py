@@ -46,6 +46,7 @@ from vaecausal_jax.interventions import (
     Replace,
     SubspaceSwap,
 )
+from vaecausal_jax.paths import Fixed
 from vaecausal_jax.sites import Array, Intervention, Site, Sites, Tape, Trace
 from vaecausal_jax.staging import CALLS, bind
 
@@ -60,6 +61,7 @@ _OF_LAYERS = {
     Clamp: ("mask", "low", "high"),
     SubspaceSwap: ("mask", "donor"),
     CodeMap: ("mask",),
+    Fixed: ("value",),
 }
 """Interventions that act on each layer alone, and their leaves that have the site's axes."""
 
