@@ -109,6 +109,8 @@ def test_factors_are_set_on_the_input(case, tmp_path):
     levels = data.sample_factors(jax.random.key(3), world, 4)
     results = run(questions.factor_sweeps(MODEL, params, world, levels, eps), tmp_path)
     assert list(results) == [f"input/{name}" for name in data.factor_names(world)]
+    for factor in world.factors:
+        assert results[f"input/{factor.name}"].sizes["level"] == factor.num_distinct
     scale = results["input/scale"]
     np.testing.assert_allclose(scale.value, world.factors[1].values)
     for level in range(scale.sizes["level"]):

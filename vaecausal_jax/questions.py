@@ -266,7 +266,7 @@ def factor_sweeps(
     *,
     mesh: Mesh | None = None,
 ) -> list[Part]:
-    """do(factor = level) on the input, for every factor and level.
+    """do(factor = level) on the input, for every factor and every level with images of its own.
 
     Args:
         model: The model; it has a site ``latent/mean``.
@@ -297,9 +297,11 @@ def factor_sweeps(
             return sweep(run, index, (inputs["factors"], inputs["eps"]), mesh=mesh)
 
         dims = {"mean_change": ("level", "image", "latent"), "squared": ("level", "image")}
-        coords = {"value": ("level", np.array(factor.values))}
-        runs = (factor.size + 1) * len(eps)
-        return Part(f"input/{factor.name}", compute, inputs, factor.size, dims, coords, runs)
+        # Orientation 39 of dSprites is orientation 0 again: no level of its own.
+        num_levels = factor.num_distinct
+        coords = {"value": ("level", np.array(factor.values[:num_levels]))}
+        runs = (num_levels + 1) * len(eps)
+        return Part(f"input/{factor.name}", compute, inputs, num_levels, dims, coords, runs)
 
     inputs = {"params": params, "data": data, "factors": factors, "eps": eps}
     return [part(position, factor) for position, factor in enumerate(data.factors)]
