@@ -11,6 +11,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 OPTIMISED = {
+    "test_adapters_named",
     "test_convolution",
     "test_interventions",
     "test_layers",

@@ -155,7 +155,8 @@ def list_sites(forward: Callable[..., Trace], params: Any, x: Any, eps: Any) -> 
     Units are taken to lie on the last axis of floating values; ``Model.sites`` knows better, and so
     does a forward with a method ``sites``, as adapters make them: it is asked.
     """
-    if callable(known := getattr(forward, "sites", None)):
+    known: Callable[..., Sites] | None = getattr(forward, "sites", None)
+    if known is not None:
         return known(params, x, eps)
     sites = {}
 
