@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vaecausal_jax import interventions as vi
-from vaecausal_jax.serial import SCHEMA_VERSION, from_json, to_json
+from vaecausal_jax.interventions.serial import SCHEMA_VERSION, from_json, to_json
 from vaecausal_jax.sites import Site, Sites
 from vaecausal_jax.sweeps import Block
 
@@ -112,7 +112,7 @@ def test_typed_keys_draw_the_same_numbers():
 def test_another_process_reads_it_without_a_model():
     text = to_json(TREES["steps in order"])
     code = (
-        "import sys; from vaecausal_jax.serial import from_json, to_json\n"
+        "import sys; from vaecausal_jax.interventions.serial import from_json, to_json\n"
         "text = sys.stdin.read(); assert to_json(from_json(text)) == text\n"
         "print(len(from_json(text)['decoder/dense0']))"
     )
