@@ -12,7 +12,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 OPTIMISED = {
     "test_adapters_named",
+    "test_circuits",
     "test_convolution",
+    "test_disentanglement_causal",
+    "test_games",
     "test_interventions",
     "test_layers",
     "test_mediation",

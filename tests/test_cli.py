@@ -149,6 +149,7 @@ def start(arguments, cache):
     )
 
 
+@pytest.mark.slow
 def test_study_interrupted_by_ctrl_c_goes_on_and_its_models_can_be_swept(tmp_path, call):
     (tmp_path / "tiny.json").write_text(json.dumps(study.as_json(TINY)))
     out = tmp_path / "out"

@@ -185,7 +185,7 @@ def test_effects_are_labelled_by_family_seed_unit_factor_latent_and_dose(finishe
     assert mediated.dims == ("family", "seed", "unit", "factor", "statistic")
     assert mediated.attrs["null"] == 0.0
     assert mediated.attrs["num_inputs"] == 4
-    assert "each site" in mediated.attrs["intervention"]
+    assert "units patched between minimal pairs" in mediated.attrs["intervention"]
     assert effects["dose_response"].dims == ("family", "seed", "dose", "latent", "statistic")
     assert np.isfinite(effects["kl_per_latent"]).all()
 
@@ -347,6 +347,7 @@ def test_folder_of_another_config_is_refused_and_left_alone(change, message, fin
 # Diverged models.
 
 
+@pytest.mark.slow
 def test_diverged_seed_is_named_and_left_out_of_every_mean(finished, tmp_path, monkeypatch):
     real = study_run.train_resumably
 

@@ -125,7 +125,7 @@ PRESETS: dict[str, StudyConfig] = {
         discriminator_learning_rate=1e-3,
         num_images=128,
         num_unit_images=48,
-        num_pairs=16,
+        num_pairs=8,
         num_score_images=3000,
     ),
     "dsprites": StudyConfig(

@@ -288,21 +288,28 @@ def _site_level(
     partner = jnp.roll(paired.clean, num_pairs, axis=0)
     partner = jnp.concatenate([partner, trace.outputs, trace.outputs])
     columns = jax.vmap(lambda y: inputs.readout(jax.nn.sigmoid(y)))(rows.clean)
-    rows = rows._replace(reference=(partner, columns))
+    # Factors are read off where they are asked for: what is lost, and what is written.
+    ends = np.cumsum([num_pairs, num_pairs, num])
+    group = np.searchsorted(ends, np.arange(len(columns)), side="right")
+    reads = jnp.asarray((group == 1) | (group == 3))
+    rows = rows._replace(reference=(partner, columns, reads))
 
     def effect(patched: Array, row: Rows) -> dict[str, Array]:
-        partner, columns = row.reference
+        partner, columns, reads = row.reference
         clean = to_outcome(row.clean)
         change, image = to_outcome(patched) - clean, jax.nn.sigmoid(patched)
         return {
             "along": jnp.sum(change * (to_outcome(partner) - clean)),
             "squared": jnp.sum(change**2),
             "pixels": jnp.sum((image - jax.nn.sigmoid(row.clean)) ** 2),
-            "factors": inputs.readout.change(columns, inputs.readout(image)),
+            "factors": jax.lax.cond(
+                reads,
+                lambda: inputs.readout.change(columns, inputs.readout(image)),
+                lambda: jnp.zeros(len(inputs.readout.codes), image.dtype),
+            ),
         }
 
     units = patch_units(model.forward, params, model.sites, name, rows, effect)
-    ends = np.cumsum([num_pairs, num_pairs, num])
     parts = {key: jnp.split(values, ends, axis=1) for key, values in units.items()}
     restored, lost, redrawn, written = (
         {key: runs[part] for key, runs in parts.items()} for part in range(4)

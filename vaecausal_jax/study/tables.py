@@ -295,7 +295,6 @@ def effect_tables(
                 end: np.concatenate([getattr(e[name], end) for e in by_site], axis=1)
                 for end in ENDS
             },
-            intervention=by_site[0][name].intervention.replace(sites[0], "each site"),
         )
         add(name, joined, dims)
     for name, estimate in estimates.latent.items():
