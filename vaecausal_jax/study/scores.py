@@ -24,7 +24,7 @@ SCORES = (
 )
 """Which of ``disentanglement.METRICS`` a study computes."""
 
-NUM_SHUFFLES = 2
+NUM_SHUFFLES = 1
 
 
 def score_models(
