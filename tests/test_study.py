@@ -271,6 +271,32 @@ def test_family_means_are_the_means_of_their_models(finished):
     assert difference.mean() > 0.0  # a lower price of information
 
 
+def test_means_over_shared_images_have_intervals_for_new_images_too(finished):
+    summary = finished.study.summary
+    two_level = {
+        name
+        for name, estimate in summary["families"]["vae"].items()
+        if estimate.method.startswith("two-level")
+    }
+    assert two_level == {
+        "reconstruction",
+        "squared_error",
+        "kl",
+        "total_index_prior_sum",
+        "total_index_posterior_sum",
+        "interaction_share_prior_sum",
+        "paper_effect_strength",
+        "nats_sum",
+        "reencode_gap",
+    }
+    for family, estimates in summary["families"].items():
+        for name in two_level:
+            values = [m[name] for m in summary["models"] if m["family"] == family]
+            np.testing.assert_allclose(estimates[name].value, np.mean(values), rtol=1e-4, atol=1e-6)
+            assert estimates[name].num_inputs == TINY.num_images
+    assert summary["families"]["vae"]["active_latents"].method == "Student t over seeds"
+
+
 # Repeated and interrupted.
 
 

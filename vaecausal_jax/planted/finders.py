@@ -28,7 +28,14 @@ import jax.numpy as jnp
 
 from vaecausal_jax import surrogates
 from vaecausal_jax.circuits import scorers
-from vaecausal_jax.circuits.tasks import Task, make_task
+from vaecausal_jax.circuits.learned import learn_masks
+from vaecausal_jax.circuits.tasks import (
+    Task,
+    edge_circuit,
+    make_task,
+    node_circuit,
+    task_values,
+)
 from vaecausal_jax.effects import resample_effects
 from vaecausal_jax.mediation import paired_rows, unit_mediation
 from vaecausal_jax.patching import Rows, patch_units
@@ -176,6 +183,21 @@ def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     )
 
 
+def learned_masks(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Subnetwork probing: how likely a trained gate of each node, and of each edge, is open."""
+    task = _task(forward, params, sites, pairs)
+    key, steps, batch = jax.random.key(0), 500, 16
+    reference = task_values(task, task.x0)
+
+    def learn(circuit):
+        return learn_masks(
+            key, task, circuit, reference, price=0.01, num_steps=steps, batch_size=batch
+        )
+
+    passes = 2 * steps * batch * (1 + BACKWARD) + 4 * len(pairs.eps)
+    return Scores(learn(node_circuit(task)), learn(edge_circuit(task)), passes=float(passes))
+
+
 def compiled(finder: Finder) -> Finder:
     """The same finder as one program; for those that are traceable."""
 
@@ -197,6 +219,7 @@ FINDERS: dict[str, Finder] = {
     "integrated gradients": compiled(integrated_gradients),
     "EAP, at the target": eap,
     "EAP-IG": eap_ig,
+    "learned masks": learned_masks,
     "correlation": compiled(correlation),
     "random": compiled(random),
 }

@@ -55,8 +55,9 @@ DEFINITIONS = {
 
 INTERVALS = (
     "Intervals within one model come from a bootstrap over images or pairs and say nothing about "
-    "other seeds. Intervals over seeds use one value a trained model: they hold the variance over "
-    "seeds on these images, which all models share, and say nothing about other images. "
+    "other seeds. Intervals over seeds are Student's t, from one value a trained model: for new "
+    "models on these images, which all models share. Where a value is a mean over images they are "
+    "two-level, over seeds and images: for new models and new images. "
     f"Claims about families need at least {MIN_SEEDS} paired seeds."
 )
 

@@ -263,6 +263,32 @@ def model_values(
     return values
 
 
+def image_values(arrays: dict[str, Arrays]) -> dict[str, np.ndarray]:
+    """What each image gave of the ``model_values`` that are means over images: (models, images).
+
+    Shares are linearised, so that their mean over images is the ratio of sums that is reported.
+    """
+    health, latent = arrays["health"], arrays["latent"]
+
+    def share(base: str, numerator: np.ndarray) -> np.ndarray:
+        spread = 2.0 * latent[f"{base}_spread"]
+        return np.asarray(inference.linearised_ratio(numerator, spread))
+
+    squared = {base: latent[f"{base}_squared"].sum(axis=1) for base in ("prior", "posterior")}
+    interaction = latent["prior_squared"] + latent["prior_complement"]
+    interaction = interaction - 2.0 * latent["prior_spread"][:, None]
+    return {
+        "reconstruction": health["reconstruction"],
+        "squared_error": health["squared_error"],
+        "kl": health["kl"].sum(axis=2),
+        **{f"total_index_{base}_sum": share(base, total) for base, total in squared.items()},
+        "interaction_share_prior_sum": share("prior", interaction.sum(axis=1)),
+        "paper_effect_strength": np.sqrt(latent["posterior_squared"]).mean(axis=1),
+        "nats_sum": latent["posterior_nats"].sum(axis=1),
+        "reencode_gap": latent["gap_own"].mean(axis=1),
+    }
+
+
 def modularity_values(
     modularity: dict[str, list[EffectModularity | None]],
 ) -> dict[str, np.ndarray]:

@@ -13,7 +13,13 @@ from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
-from vaecausal_jax.study.estimates import Arrays, Estimates, health_values, unit_sites
+from vaecausal_jax.study.estimates import (
+    Arrays,
+    Estimates,
+    health_values,
+    image_values,
+    unit_sites,
+)
 from vaecausal_jax.study.factors import CLASSES, FactorEffects, ReadoutQuality
 
 ENDS = ("value", "low", "high")
@@ -55,38 +61,62 @@ class Trained(NamedTuple):
         return len(self.labels) // len(self.families)
 
 
-def compare_families(config: StudyConfig, trained: Trained, values: dict[str, np.ndarray]):
+def compare_families(
+    config: StudyConfig,
+    trained: Trained,
+    values: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray],
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
     """Mean of each value over the usable seeds of each family, and differences from the first.
 
     Seeds are paired: the same seed starts every family from the same data order and weights.
+
+    Args:
+        config: For the key and the number of images.
+        trained: Whose labels and verdicts are used.
+        values: One number a model, (models,).
+        samples: For those that are a mean over images that all models share, what each image gave,
+            (models, images): their intervals are for new images too, not only for new models.
     """
-    usable = np.array([verdict == "ok" for verdict in trained.verdicts])
     titles = np.array([family for family, _ in trained.labels])
-    seeds = np.array([seed for _, seed in trained.labels])
-    first = trained.families[0]
-    means: dict[str, Any] = {}
-    differences: dict[str, Any] = {}
+    usable = np.array([verdict == "ok" for verdict in trained.verdicts])
+    key = jax.random.fold_in(jax.random.key(config.seed), 8)
+
+    def models(family: str) -> dict[int, int]:
+        """Seed to the place of its model."""
+        return {trained.labels[i][1]: i for i in np.flatnonzero(usable & (titles == family))}
+
+    def estimates(rows: Any, what: str) -> dict[str, Estimate]:
+        found = {
+            name: inference.over_seeds(rows(v), num_inputs=config.num_images, intervention=what)
+            for name, v in values.items()
+        }
+        if found and next(iter(found.values())).num_seeds > 1:
+            found |= {
+                name: inference.bootstrap_two_level(
+                    key, rows(v), shared_images=True, intervention=what
+                )
+                for name, v in samples.items()
+            }
+        return found
+
+    means: dict[str, dict[str, Estimate]] = {}
+    differences: dict[str, dict[str, Estimate]] = {}
+    first = models(trained.families[0])
     for family in trained.families:
-        own = usable & (titles == family)
-        means[family] = {
-            name: inference.over_seeds(
-                v[own], num_inputs=config.num_images, intervention="see the level's table"
-            )
-            for name, v in values.items()
-            if own.any()
-        }
-        paired = sorted(set(seeds[own]) & set(seeds[usable & (titles == first)]))
-        if family == first or not paired:
+        own = models(family)
+        places = list(own.values())
+        means[family] = (
+            estimates(lambda v, i=places: v[i], "see the level's table") if places else {}
+        )
+        paired = sorted(own.keys() & first.keys())
+        if family == trained.families[0] or not paired:
             continue
-        differences[family] = {
-            name: inference.over_seeds(
-                np.stack([_at(v, titles, seeds, family, s) for s in paired])
-                - np.stack([_at(v, titles, seeds, first, s) for s in paired]),
-                num_inputs=config.num_images,
-                intervention=f"{family} - {first}, seed by seed",
-            )
-            for name, v in values.items()
-        }
+        here, there = [own[s] for s in paired], [first[s] for s in paired]
+        differences[family] = estimates(
+            lambda v, i=here, j=there: v[i] - v[j],
+            f"{family} - {trained.families[0]}, seed by seed",
+        )
     return means, differences
 
 
@@ -102,7 +132,7 @@ def summarise(
     """Every table of the study as JSON values."""
     names = factor_names(data)
     values = estimates.models
-    means, differences = compare_families(config, trained, values)
+    means, differences = compare_families(config, trained, values, image_values(arrays))
     device = jax.devices()[0]
     models = [
         {
@@ -352,7 +382,3 @@ def effect_tables(
         },
         attrs={"title": f"vaecausal_jax study {config.name}"},
     )
-
-
-def _at(values, titles, seeds, family, seed):
-    return values[(titles == family) & (seeds == seed)][0]
