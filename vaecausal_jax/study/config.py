@@ -117,7 +117,7 @@ PRESETS: dict[str, StudyConfig] = {
         decoder_dense=(128,),
         decoder_channels=(32, 32, 16),
         num_steps=1500,
-        batch_size=48,
+        batch_size=32,
         record_every=50,
         learning_rate=2e-3,
         decay_learning_rate=True,
@@ -126,7 +126,7 @@ PRESETS: dict[str, StudyConfig] = {
         num_images=128,
         num_unit_images=48,
         num_pairs=8,
-        num_score_images=3000,
+        num_score_images=2000,
     ),
     "dsprites": StudyConfig(
         name="dsprites",

@@ -16,6 +16,7 @@ import xarray as xr
 
 from vaecausal_jax import pretrained, report, store
 from vaecausal_jax.checkpoint import latest_step, train_resumably
+from vaecausal_jax.compilation import compile_for_few_runs
 from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import (
@@ -98,9 +99,9 @@ def run_study(
     }
     estimates = estimate_all(config, data, arrays)
     quality = readout_quality(inputs, arrays["codes"], inputs.readout)
-    factors = [
-        factor_effects(config, arrays, factor_names(data), m) for m in range(len(trained.labels))
-    ]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        effects_of = functools.partial(factor_effects, config, arrays, factor_names(data))
+        factors = list(pool.map(effects_of, range(len(trained.labels))))
     summary = summarise(config, data, trained, arrays, estimates, quality, factors)
     tables = effect_tables(config, data, trained, arrays, estimates, factors)
     store.write_json(folder, "summary.json", summary)
@@ -193,7 +194,7 @@ def measure_all(
     over_models = fastest_over_seeds()
 
     def compiled(name: str):
-        return jax.jit(over_models(todo[name])).lower(trained.params, inputs).compile()
+        return compile_for_few_runs(jax.jit(over_models(todo[name])).lower(trained.params, inputs))
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         programs = {name: pool.submit(compiled, name) for name in missing}
