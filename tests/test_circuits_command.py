@@ -30,7 +30,7 @@ def test_command_writes_tables_drawings_and_a_page(tmp_path):
     )
     params = model.init(jax.random.key(1))
     setting = {"family": "<VAE>", "seed": 0}
-    command.write_circuits(options, model, params, sprites(16), setting)
+    command.write_circuits(options, options.out, model, params, sprites(16), setting)
     written = json.loads((tmp_path / "out" / "circuits.json").read_text())
     assert list(written["factors"]) == ["scale", "x"]
     sizes = {n: site.num_units for n, site in model.sites.items()}

@@ -39,8 +39,9 @@ class StudyCommand:
             two cores), "dsprites" (the field's 64x64 protocol) or "pretrained" (models trained by
             others).
         config: A JSON config instead of a preset, as printed by --print-config.
-        data: The dSprites archive (preset "dsprites"; the exact geometry is rendered without it),
-            or the folder of weights (preset "pretrained").
+        data: The published file or folder of the config's data: the dSprites archive (preset
+            "dsprites"; the exact geometry is rendered without it), the folder of weights (preset
+            "pretrained"), or the files of 3DShapes, MPI3D or SmallNORB.
         seeds: Number of trained models a family, if other than the preset's.
         steps: Number of gradient steps, if other than the preset's.
         print_config: Print the config as JSON and stop.

@@ -86,6 +86,7 @@ from vaecausal_jax.circuits.stability import (
     jaccard,
     selection_stability,
 )
+from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
 from vaecausal_jax.circuits.tasks import (
     Task,
     ablation_references,
@@ -115,6 +116,7 @@ __all__ = [
     "FactorCircuit",
     "FactorMap",
     "FactorPairs",
+    "GraphStructure",
     "ModularityTest",
     "Motif",
     "SHARES",
@@ -154,6 +156,7 @@ __all__ = [
     "faithfulness_grid",
     "flat_scores",
     "found_edges",
+    "graph_structure",
     "hsic_test",
     "independence",
     "jaccard",

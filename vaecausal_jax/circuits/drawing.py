@@ -15,6 +15,8 @@ from matplotlib.patches import Rectangle
 from vaecausal_jax.circuits.by_factor import FactorMap
 from vaecausal_jax.circuits.evaluation import Curve
 from vaecausal_jax.circuits.graphs import FACTORS, EffectGraph, found_edges
+from vaecausal_jax.circuits.motifs import Motif
+from vaecausal_jax.circuits.structure import GraphStructure
 from vaecausal_jax.circuits.tasks import Masks
 from vaecausal_jax.report.drawing import STYLE
 
@@ -172,6 +174,56 @@ def draw_factor_map(found: FactorMap, *, q: float = 0.05) -> Figure:
     return figure
 
 
+def draw_modules(structure: GraphStructure, factors: Sequence[str]) -> Figure:
+    """Where modules lie: the share of each site's units in each, by factor and optimised."""
+    sites = list(dict.fromkeys(site for site, _ in structure.nodes))
+    of_site = np.array([sites.index(site) for site, _ in structure.nodes])
+    tests = {"by factor": structure.by_factor, "optimised": structure.optimised}
+    with matplotlib.rc_context(STYLE):
+        tables = []
+        for word, test in tests.items():
+            if word == "by factor":
+                rows = {f: test.labels == number for number, f in enumerate(factors)}
+                rows["none"] = test.labels < 0
+            else:
+                modules, sizes = np.unique(test.labels[test.labels >= 0], return_counts=True)
+                order = modules[np.argsort(-sizes, kind="stable")]
+                rows = {f"module {i + 1}": test.labels == m for i, m in enumerate(order[:9])}
+                rest = np.isin(test.labels, order[:9], invert=True)
+                rows |= {"others": rest} if rest.any() else {}
+            share = np.stack([np.bincount(of_site[m], minlength=len(sites)) for m in rows.values()])
+            tables.append((word, test, rows, share / np.bincount(of_site, minlength=len(sites))))
+        height = 1.6 + 0.3 * max(len(rows) for _, _, rows, _ in tables)
+        figure = Figure(figsize=(11.5, height), layout="constrained")
+        panels = figure.subplots(1, 2)
+        for axes, (word, test, rows, share) in zip(panels, tables, strict=True):
+            _heat_map(axes, share, sites, list(rows))
+            axes.set_aspect("auto")
+            axes.set_title(
+                f"{word}: Q {test.value:.3f}, null {test.null_mean:.3f}, z {test.z:.1f}", fontsize=9
+            )
+        figure.suptitle("share of each site's units in each module")
+    return figure
+
+
+def draw_motifs(motifs: Mapping[str, Motif], *, title: str = "") -> Figure:
+    """Z of every motif that the graph has a place for and whose null varies; p beside it."""
+    shown = {name: m for name, m in motifs.items() if np.isfinite(m.z)}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.1 + 0.4 * max(len(shown), 1)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh(range(len(shown)), [m.z for m in shown.values()], height=0.6, color="#5B7FA6")
+        axes.axvline(0.0, color="#222222", lw=0.8)
+        names = [
+            f"{n.replace('_', ' ')} ({m.count:.3g}, p {m.p_value:.2g})" for n, m in shown.items()
+        ]
+        axes.set_yticks(range(len(shown)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("z against graphs with the same degrees")
+        axes.set_title(title)
+    return figure
+
+
 def _places(
     shown: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
@@ -249,7 +301,9 @@ def _count(shown, circuit) -> str:
     return f"{inside} of {total} units"
 
 
-def _heat_map(axes: Axes, table: np.ndarray, names: Sequence[str]) -> None:
+def _heat_map(
+    axes: Axes, table: np.ndarray, names: Sequence[str], rows: Sequence[str] | None = None
+) -> None:
     ramp = matplotlib.colormaps["Greys"].with_extremes(bad="#F0D0D0")
     # Two empty circuits have no likeness: a table may hold nothing finite.
     top = table[np.isfinite(table)].max(initial=1e-9)
@@ -259,6 +313,7 @@ def _heat_map(axes: Axes, table: np.ndarray, names: Sequence[str]) -> None:
             ink = "white" if value > 0.6 * top else "#222222"
             axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, c=ink)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
+    rows = names if rows is None else rows
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

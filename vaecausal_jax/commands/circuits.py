@@ -26,6 +26,8 @@ from vaecausal_jax.circuits.drawing import (
     draw_circuit,
     draw_curves,
     draw_factor_map,
+    draw_modules,
+    draw_motifs,
     draw_overlap,
 )
 from vaecausal_jax.circuits.graphs import (
@@ -35,7 +37,9 @@ from vaecausal_jax.circuits.graphs import (
     effect_graph,
     found_edges,
 )
+from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
 from vaecausal_jax.circuits.tasks import num_parts
+from vaecausal_jax.commands.circuit_families import circuit_numbers, write_comparison
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.inference import Estimate
@@ -48,16 +52,18 @@ PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "deco
 
 @dataclasses.dataclass(frozen=True)
 class CircuitsCommand:
-    """Find the circuit of every ground-truth factor in one trained model of a study.
+    """Find the circuit of every ground-truth factor in one trained model of a study, or in all.
 
-    Writes circuits.json (circuits, faithfulness, overlaps, the map between factors),
-    effect_graph.npz (all effects between units), drawings and report.html.
+    Writes circuits.json (circuits, faithfulness, overlaps, modules, motifs, the map between
+    factors), effect_graph.npz (all effects between units), drawings and report.html.
 
     Attributes:
         study: Folder of a finished study.
         out: Folder for results.
         family: Which family, as the study names it; the first if not given.
         seed: Which of its trained models.
+        compare: All usable models of the study, each in a folder of its own, and their families
+            compared: families.json, families.png and index.html.
         sites: Which sites; all but the image and the outputs if not given.
         factors: Which factors; all if not given.
         num_pairs: Minimal pairs a factor: half find the circuit, half judge it.
@@ -73,6 +79,7 @@ class CircuitsCommand:
     out: pathlib.Path = pathlib.Path("runs/circuits")
     family: str | None = None
     seed: int = 0
+    compare: bool = False
     sites: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
     num_pairs: int = 64
@@ -90,33 +97,62 @@ def run_circuits_command(command: CircuitsCommand) -> None:
     start = time.perf_counter()
     data_path = None if command.data is None else str(command.data)
     config, data, trained = study.load_study(command.study, data_path=data_path)
-    label = (command.family or trained.families[0], command.seed)
-    if label not in trained.labels:
-        valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
-        given = f"--family {label[0]} --seed {label[1]}"
-        raise ValueError(unknown_choice("model", given, valid))
-    number = trained.labels.index(label)
-    params = jax.tree.map(lambda leaf: leaf[number], trained.params)
-    setting = {"family": label[0], "seed": label[1], "study": study.as_json(config)}
-    write_circuits(command, trained.model, params, data, setting)
-    print(f"{command.out / 'report.html'} written, {time.perf_counter() - start:.0f} s in all.")
+    if command.compare:
+        if command.family is not None or command.seed != 0:
+            raise ValueError("--compare takes all models: leave out --family and --seed.")
+        labels = [
+            label
+            for label, verdict in zip(trained.labels, trained.verdicts, strict=True)
+            if verdict == "ok"
+        ]
+        if not labels:
+            raise ValueError(f"no model of {command.study} is usable: {set(trained.verdicts)}.")
+    else:
+        labels = [(command.family or trained.families[0], command.seed)]
+        if labels[0] not in trained.labels:
+            valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
+            given = f"--family {labels[0][0]} --seed {labels[0][1]}"
+            raise ValueError(unknown_choice("model", given, valid))
+    numbers = {}
+    for done, (family, seed) in enumerate(labels):
+        if command.compare:
+            print(f"{family}, seed {seed}: model {done + 1} of {len(labels)}", flush=True)
+        number = trained.labels.index((family, seed))
+        params = jax.tree.map(lambda leaf, i=number: leaf[i], trained.params)
+        out = command.out / family / f"seed{seed}" if command.compare else command.out
+        setting = {"family": family, "seed": seed, "study": study.as_json(config)}
+        tables = write_circuits(command, out, trained.model, params, data, setting)
+        numbers[family, seed] = circuit_numbers(tables)
+    if command.compare:
+        write_comparison(command.out, numbers)
+    page = command.out / ("index.html" if command.compare else "report.html")
+    print(f"{page} written, {time.perf_counter() - start:.0f} s in all.")
 
 
 def write_circuits(
-    command: CircuitsCommand, model: Model, params: Any, data: Dataset, setting: dict[str, Any]
-) -> None:
-    """Finds the circuits and writes tables, drawings and the page.
+    command: CircuitsCommand,
+    out: pathlib.Path,
+    model: Model,
+    params: Any,
+    data: Dataset,
+    setting: dict[str, Any],
+) -> dict[str, Any]:
+    """Finds the circuits of one model and writes tables, drawings and the page.
 
     Args:
         command: The options.
+        out: Folder for results.
         model: The model.
         params: Its parameters.
         data: What renders minimal pairs.
         setting: What else determines the numbers, kept with them.
+
+    Returns:
+        The tables, as in circuits.json.
     """
     names = command.factors or factor_names(data)
     nodes = command.sites or tuple(n for n in list(model.sites)[:-1] if n != "input/image")
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 3), 6)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 3), 7)
     pairs = _factor_pairs(keys[0], model, data, names, command.num_pairs)
     found = factor_circuits(
         keys[1],
@@ -156,18 +192,24 @@ def write_circuits(
     # Without two circuits there is nothing to map; an untrained model has none.
     parts = {name: num_parts(circuit) for name, circuit in circuits.items()}
     mapped = factor_map(keys[5], graph, circuits) if sum(map(bool, parts.values())) > 1 else None
-    tables = _tables(found, graph, overlaps, mapped, command.q)
+    edges = sum(int(mask.sum()) for mask in found_edges(graph, q=command.q).values())
+    structure = None
+    if edges:
+        scores = {name: f.scores for name, f in found.items()}
+        structure = graph_structure(keys[6], graph, circuits, scores, q=command.q)
+    tables = _tables(found, graph, overlaps, mapped, structure, command.q)
     asked = {
         key: getattr(command, key)
         for key in ("num_pairs", "num_images", "q", "min_share", "min_effect", "sites", "factors")
     }
-    command.out.mkdir(parents=True, exist_ok=True)
-    write_text(command.out / "circuits.json", json.dumps({**setting, **asked, **tables}, indent=1))
-    _write_graph(command.out / "effect_graph.npz", graph)
-    figures = _figures(found, graph, overlaps, mapped, command.q)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "circuits.json", json.dumps({**setting, **asked, **tables}, indent=1))
+    _write_graph(out / "effect_graph.npz", graph)
+    figures = _figures(found, graph, overlaps, mapped, structure, command.q)
     for name, figure in figures.items():
-        figure.savefig(command.out / f"{name}.png", dpi=130)
-    write_text(command.out / "report.html", _page(tables, list(figures), setting))
+        figure.savefig(out / f"{name}.png", dpi=130)
+    write_text(out / "report.html", _page(tables, list(figures), setting))
+    return tables
 
 
 def _factor_pairs(
@@ -188,6 +230,7 @@ def _figures(
     graph: EffectGraph,
     overlaps: dict[str, np.ndarray],
     mapped: FactorMap | None,
+    structure: GraphStructure | None,
     q: float,
 ) -> dict[str, Figure]:
     figures = {
@@ -200,6 +243,9 @@ def _figures(
     figures["overlap"] = draw_overlap(overlaps, list(found))
     if mapped is not None:
         figures["factor_map"] = draw_factor_map(mapped, q=q)
+    if structure is not None:
+        figures["modules"] = draw_modules(structure, list(found))
+        figures["motifs"] = draw_motifs(structure.motifs)
     return figures
 
 
@@ -208,6 +254,7 @@ def _tables(
     graph: EffectGraph,
     overlaps: dict[str, np.ndarray],
     mapped: FactorMap | None,
+    structure: GraphStructure | None,
     q: float,
 ) -> dict[str, Any]:
     """Everything the page says, as JSON values."""
@@ -243,9 +290,37 @@ def _tables(
             word: [[_number(v) for v in row] for row in getattr(mapped, word)]
             for word in ("share", "null", "p_value")
         },
+        "structure": None if structure is None else _structure(structure),
         "edges": {
             f"{source} -> {target}": {"found": int(mask.sum()), "of": mask.size}
             for (source, target), mask in found_edges(graph, q=q).items()
+        },
+    }
+
+
+def _structure(structure: GraphStructure) -> dict[str, Any]:
+    partitions = {"by_factor": structure.by_factor, "optimised": structure.optimised}
+    return {
+        "nodes": [f"{site}:{unit}" for site, unit in structure.nodes],
+        "modularity": {
+            name: {
+                **{
+                    word: _number(getattr(test, word))
+                    for word in ("value", "excess", "null_mean", "null_sd", "z", "p_value")
+                },
+                "labels": test.labels.tolist(),
+            }
+            for name, test in partitions.items()
+        },
+        "motifs": {
+            name: {
+                **{
+                    word: _number(getattr(motif, word))
+                    for word in ("count", "null_mean", "null_sd", "z", "p_value")
+                },
+                "note": motif.note,
+            }
+            for name, motif in structure.motifs.items()
         },
     }
 
