@@ -27,6 +27,7 @@ OPTIMISED = {
     "test_mediation",
     "test_models",
     "test_staging",
+    "test_standins",
     "test_sweeps",
     "test_training",
 }
