@@ -44,7 +44,7 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "comparison": Caption(
         "Comparison of families",
-        "Hollow circles are trained models, diamonds their mean, bars the interval over seeds, n "
+        "Hollow circles are trained models, diamonds their mean, bars the interval of the table, n "
         "the number of usable seeds; intervals that leave the axis are cut. Effect strengths of "
         "models that reconstruct differently well are to be compared with care.",
         findings.say_comparison,

@@ -88,7 +88,7 @@ def seeds_key(axes: Axes, estimate: Estimate, *more: tuple[Line2D, str]) -> None
         Line2D([], [], ls="", marker="o", ms=4, mfc="none", mec="#444444"),
         Line2D([], [], marker="D", ms=5, color="#444444"),
     ]
-    interval = f"mean and {estimate.level:.0%} interval\n({estimate.method})"
+    interval = f"mean and {estimate.level:.0%} interval"
     axes.set_visible(True)
     axes.set_axis_off()
     labels = ["one trained model", interval, *(words for _, words in more)]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.inference import Estimate
 from vaecausal_jax.report.findings import say_differences
 from vaecausal_jax.report.labels import COMPARED, DATA, family_label, join, number
 from vaecausal_jax.report.panels import Summary, as_estimate, families, layers, panels
@@ -103,13 +104,28 @@ def _estimate_table(caption: str, rows: Mapping[str, Any]) -> str:
         size = f"{num} seed{'s' * (num != 1)}" if num else "no usable seed"
         name = f"{escape(family_label(family))}<br><small>{size}</small>"
         body.append(f"<tr><th scope='row'>{name}</th>{cells}</tr>")
-    methods = [as_estimate(v) for row in rows.values() for v in row.values()]
-    interval = f"{methods[0].level:.0%}, {methods[0].method}" if methods else ""
+    shown = {
+        COMPARED[name][0]: as_estimate(v)
+        for row in rows.values()
+        for name, v in row.items()
+        if name in COMPARED
+    }
+    interval = _say_intervals(shown) if shown else ""
     return (
         f"<div class='wide'><table><caption>{escape(caption.replace('interval', interval))}"
         f"</caption><thead><tr><th scope='col'>Family</th>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _say_intervals(estimates: Mapping[str, Estimate]) -> str:
+    """Level and method of a table's intervals; those of few columns are named with them."""
+    columns: dict[str, list[str]] = {}
+    for name, estimate in estimates.items():
+        columns.setdefault(estimate.method, []).append(name.lower())
+    main, *others = sorted(columns, key=lambda method: -len(columns[method]))
+    rest = "".join(f"; {', '.join(columns[method])}: {method}" for method in others)
+    return f"{next(iter(estimates.values())).level:.0%}, {main}{rest}"
 
 
 def _cell(values: Any) -> str:
