@@ -190,9 +190,10 @@ def learned_masks(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> 
     reference = task_values(task, task.x0)
 
     def learn(circuit):
-        return learn_masks(
+        scores = learn_masks(
             key, task, circuit, reference, price=0.01, num_steps=steps, batch_size=batch
         )
+        return {part: jnp.asarray(score) for part, score in scores.items()}
 
     passes = 2 * steps * batch * (1 + BACKWARD) + 4 * len(pairs.eps)
     return Scores(learn(node_circuit(task)), learn(edge_circuit(task)), passes=float(passes))

@@ -7,6 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vaecausal_jax import inference, mediation
@@ -271,8 +272,8 @@ def image_values(arrays: dict[str, Arrays]) -> dict[str, np.ndarray]:
     health, latent = arrays["health"], arrays["latent"]
 
     def share(base: str, numerator: np.ndarray) -> np.ndarray:
-        spread = 2.0 * latent[f"{base}_spread"]
-        return np.asarray(inference.linearised_ratio(numerator, spread))
+        spread = 2.0 * jnp.asarray(latent[f"{base}_spread"])
+        return np.asarray(inference.linearised_ratio(jnp.asarray(numerator), spread))
 
     squared = {base: latent[f"{base}_squared"].sum(axis=1) for base in ("prior", "posterior")}
     interaction = latent["prior_squared"] + latent["prior_complement"]

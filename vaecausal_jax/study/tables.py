@@ -84,7 +84,8 @@ def compare_families(
 
     def models(family: str) -> dict[int, int]:
         """Seed to the place of its model."""
-        return {trained.labels[i][1]: i for i in np.flatnonzero(usable & (titles == family))}
+        places = np.flatnonzero(usable & (titles == family)).tolist()
+        return {trained.labels[i][1]: i for i in places}
 
     def estimates(rows: Any, what: str) -> dict[str, Estimate]:
         found = {
