@@ -143,3 +143,10 @@ def test_residuals_of_a_model_without_a_number_are_missing():
 def test_tables_that_cannot_be_compared_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_perfect_agreement_of_few_models_has_no_interval():
+    found = rank_agreement({"x": [1.0, 2, 3, 4, 5], "y": [2.0, 3, 5, 7, 11]})
+    assert found.correlation[0, 1] == pytest.approx(1)
+    assert np.isnan(found.low[0, 1])
+    assert np.isnan(found.high[0, 1])

@@ -178,10 +178,14 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 def _fisher(
     r: np.ndarray, freedom: np.ndarray, variance: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of tanh(atanh r -+ q sqrt(variance / freedom)); NaN without a degree of freedom."""
+    """Ends of tanh(atanh r -+ q sqrt(variance / freedom)).
+
+    NaN without a degree of freedom, and where r is -1 or 1: few models often agree in every rank by
+    chance, and this interval would have no width.
+    """
     usable = np.where(freedom > 0, freedom, np.nan)
     half = special.ndtri(0.5 + level / 2) * np.sqrt(variance / usable)
-    inside = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
+    inside = np.arctanh(np.where(np.abs(r) < 1 - 1e-12, r, np.nan))
     return np.tanh(inside - half), np.tanh(inside + half)
 
 
