@@ -20,6 +20,7 @@ Numbers = dict[str, float]
 TITLES = {
     "units": "units in a factor's circuit, share of all",
     "faithfulness": "faithfulness, median over ablations",
+    "smallest": "units that make 0.9 of a factor's effect, share of all",
     "cpr": "CPR: area under faithfulness over size",
     "cmd": "CMD: area between faithfulness and 1",
     "overlap_encoder": "overlap of factors' circuits, encoder",
@@ -37,10 +38,10 @@ TITLES = {
 def circuit_numbers(tables: Mapping[str, Any]) -> Numbers:
     """One number a model for each thing that circuits are compared by; NaN where undefined.
 
-    Means over factors: ``units``, ``faithfulness``, ``cpr``, ``cmd``; each of them by factor as
-    ``units/<factor>``, ... Mean over pairs of factors: ``overlap_<part>``. Of the effect graph:
-    ``modularity_<partition>`` (minus its null) and ``modularity_<partition>_z``, ``motif_<name>``
-    (z).
+    Means over factors: ``units``, ``faithfulness``, ``smallest`` (the best units that reach 0.9),
+    ``cpr``, ``cmd``; each of them by factor as ``units/<factor>``, ... Mean over pairs of factors:
+    ``overlap_<part>``. Of the effect graph: ``modularity_<partition>`` (minus its null) and
+    ``modularity_<partition>_z``, ``motif_<name>`` (z).
 
     Args:
         tables: Of one model, as in its circuits.json.
@@ -50,12 +51,13 @@ def circuit_numbers(tables: Mapping[str, Any]) -> Numbers:
         name: {
             "units": f["num_units"] / f["num_candidates"],
             "faithfulness": _nan(f["faithfulness_range"][1]),
+            "smallest": _nan(f["smallest_faithful"]) / f["num_candidates"],
             "cpr": _nan(f["cpr"]),
             "cmd": _nan(f["cmd"]),
         }
         for name, f in tables["factors"].items()
     }
-    for word in ("units", "faithfulness", "cpr", "cmd"):
+    for word in ("units", "faithfulness", "smallest", "cpr", "cmd"):
         values = {name: row[word] for name, row in by_factor.items()}
         numbers |= {f"{word}/{name}": value for name, value in values.items()}
         numbers[word] = _mean(list(values.values()))
@@ -175,7 +177,10 @@ td, th {{ padding: .25em .8em; text-align: left; border-bottom: 1px solid #ddd }
 ul {{ columns: 3 }}</style>
 <h1>Circuits of families</h1>
 <p>Every trained model has its own circuits; each number is the mean over models, with Student's t
-interval over them (n models). Overlap is Jaccard's, over pairs of factors. Modularity is that of
+interval over them (n models). A factor's circuit are the units that each carry more than the least
+share of its effect; where a layer carries it by many units that each do less, nothing of that layer
+is in the circuit and faithfulness is near 0, which the units that make 0.9 together tell apart from
+a factor without any circuit. Overlap is Jaccard's, over pairs of factors. Modularity is that of
 the edges between units that survive the test, under the layered null, minus the mean of null
 graphs; by factor, each unit counts for the factor of whose effect it carries most. z says by how
 many standard deviations a motif exceeds graphs with the same degrees.</p>
