@@ -95,7 +95,8 @@ class Mediation:
         parts = []
         for start in range(0, num or len(self.pairs[0]), self.batch):
             rows = [a[start : start + self.batch] for a in self.pairs]
-            parts.append(self.programs[name](self.params, *rows))
+            # One at a time: devices of a CPU that have many runs under way can wait for each other.
+            parts.append(jax.block_until_ready(self.programs[name](self.params, *rows)))
         return jax.block_until_ready(jax.tree.map(lambda *a: jnp.concatenate(a, axis=1), *parts))
 
 
