@@ -362,3 +362,20 @@ BAD_CALLS = {
 def test_samples_that_allow_no_interval_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_samples_spread_over_devices_give_the_intervals_of_one_device():
+    x = jax.random.normal(jax.random.key(0), (5, 3, 32))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("images",))
+    spec = jax.sharding.PartitionSpec(None, None, "images")
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+    options = {"intervention": "none", "num_replicates": 200}
+    for samples in (
+        lambda x: inference.bootstrap_mean(KEY, x, **options),
+        lambda x: inference.bootstrap_ratio(KEY, x, jnp.abs(x) + 1, **options),
+    ):
+        got, expected = samples(spread), samples(x)
+        for end in ("value", "low", "high"):
+            np.testing.assert_allclose(
+                getattr(got, end), getattr(expected, end), rtol=1e-4, atol=1e-5
+            )

@@ -226,7 +226,7 @@ def tails(level: float, like: Array) -> tuple[Array, Array]:
 
 def quantiles(values: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
     """Two quantiles over the leading axis, at fractions of each column's own; NaN is left out."""
-    ordered = sort_replicates(values)
+    ordered = jnp.sort(values, axis=0)
     last = jnp.sum(~jnp.isnan(values), axis=0) - 1
 
     def at(fraction):
@@ -240,20 +240,3 @@ def quantiles(values: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
         return jnp.where(low == high, low, low + (position - below) * (high - low))
 
     return at(lower), at(upper)
-
-
-def sort_replicates(values: Array) -> Array:
-    """Sorts along the leading axis, NaN last.
-
-    On a CPU by NumPy: XLA's sort of many short columns takes ten times as long there, and would be
-    most of what a bootstrap costs.
-    """
-    if jax.default_backend() != "cpu":
-        return jnp.sort(values, axis=0)
-    axis = -values.ndim  # Under vmap the callback sees further axes in front.
-    return jax.pure_callback(
-        lambda array: np.sort(np.asarray(array), axis=axis),
-        jax.ShapeDtypeStruct(values.shape, values.dtype),
-        values,
-        vmap_method="broadcast_all",
-    )
