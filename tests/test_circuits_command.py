@@ -47,3 +47,10 @@ def test_command_writes_tables_drawings_and_a_page(tmp_path):
     for name in drawn + ("factor_map",) * (written["factor_map"] is not None):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
         assert f"{name}.png" in page
+
+
+@pytest.mark.parametrize("options", [{"family": "vae"}, {"seed": 0}])
+def test_comparing_all_models_refuses_the_choice_of_one_before_anything_starts(options, tmp_path):
+    asked = command.CircuitsCommand(study=tmp_path, compare=True, **options)
+    with pytest.raises(ValueError, match="leave out --family and --seed"):
+        command.run_circuits_command(asked)

@@ -178,19 +178,14 @@ def draw_modules(structure: GraphStructure, factors: Sequence[str]) -> Figure:
     """Where modules lie: the share of each site's units in each, by factor and optimised."""
     sites = list(dict.fromkeys(site for site, _ in structure.nodes))
     of_site = np.array([sites.index(site) for site, _ in structure.nodes])
-    tests = {"by factor": structure.by_factor, "optimised": structure.optimised}
+    by_factor, optimised = structure.by_factor, structure.optimised
+    partitions = {
+        "by factor": (by_factor, _factor_members(by_factor.labels, factors)),
+        "optimised": (optimised, _largest_modules(optimised.labels)),
+    }
     with matplotlib.rc_context(STYLE):
         tables = []
-        for word, test in tests.items():
-            if word == "by factor":
-                rows = {f: test.labels == number for number, f in enumerate(factors)}
-                rows["none"] = test.labels < 0
-            else:
-                modules, sizes = np.unique(test.labels[test.labels >= 0], return_counts=True)
-                order = modules[np.argsort(-sizes, kind="stable")]
-                rows = {f"module {i + 1}": test.labels == m for i, m in enumerate(order[:9])}
-                rest = np.isin(test.labels, order[:9], invert=True)
-                rows |= {"others": rest} if rest.any() else {}
+        for word, (test, rows) in partitions.items():
             share = np.stack([np.bincount(of_site[m], minlength=len(sites)) for m in rows.values()])
             tables.append((word, test, rows, share / np.bincount(of_site, minlength=len(sites))))
         height = 1.6 + 0.3 * max(len(rows) for _, _, rows, _ in tables)
@@ -204,6 +199,19 @@ def draw_modules(structure: GraphStructure, factors: Sequence[str]) -> Figure:
             )
         figure.suptitle("share of each site's units in each module")
     return figure
+
+
+def _factor_members(labels: np.ndarray, factors: Sequence[str]) -> dict[str, np.ndarray]:
+    members = {factor: labels == number for number, factor in enumerate(factors)}
+    return {**members, "none": labels < 0}
+
+
+def _largest_modules(labels: np.ndarray, num: int = 9) -> dict[str, np.ndarray]:
+    modules, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    order = modules[np.argsort(-sizes, kind="stable")][:num]
+    members = {f"module {place + 1}": labels == m for place, m in enumerate(order)}
+    rest = np.isin(labels, order, invert=True)
+    return {**members, "others": rest} if rest.any() else members
 
 
 def draw_motifs(motifs: Mapping[str, Motif], *, title: str = "") -> Figure:

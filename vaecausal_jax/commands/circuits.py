@@ -61,7 +61,7 @@ class CircuitsCommand:
         study: Folder of a finished study.
         out: Folder for results.
         family: Which family, as the study names it; the first if not given.
-        seed: Which of its trained models.
+        seed: Which of its trained models; seed 0 if not given.
         compare: All usable models of the study, each in a folder of its own, and their families
             compared: families.json, families.png and index.html.
         sites: Which sites; all but the image and the outputs if not given.
@@ -78,7 +78,7 @@ class CircuitsCommand:
     study: pathlib.Path
     out: pathlib.Path = pathlib.Path("runs/circuits")
     family: str | None = None
-    seed: int = 0
+    seed: int | None = None
     compare: bool = False
     sites: tuple[str, ...] = ()
     factors: tuple[str, ...] = ()
@@ -93,13 +93,13 @@ class CircuitsCommand:
 
 def run_circuits_command(command: CircuitsCommand) -> None:
     """Runs ``vaecausal circuits``."""
+    if command.compare and (command.family is not None or command.seed is not None):
+        raise ValueError("--compare takes all models: leave out --family and --seed.")
     use_machine(command.compilation_cache)
     start = time.perf_counter()
     data_path = None if command.data is None else str(command.data)
     config, data, trained = study.load_study(command.study, data_path=data_path)
     if command.compare:
-        if command.family is not None or command.seed != 0:
-            raise ValueError("--compare takes all models: leave out --family and --seed.")
         labels = [
             label
             for label, verdict in zip(trained.labels, trained.verdicts, strict=True)
@@ -108,7 +108,7 @@ def run_circuits_command(command: CircuitsCommand) -> None:
         if not labels:
             raise ValueError(f"no model of {command.study} is usable: {set(trained.verdicts)}.")
     else:
-        labels = [(command.family or trained.families[0], command.seed)]
+        labels = [(command.family or trained.families[0], command.seed or 0)]
         if labels[0] not in trained.labels:
             valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
             given = f"--family {labels[0][0]} --seed {labels[0][1]}"
@@ -152,7 +152,7 @@ def write_circuits(
     """
     names = command.factors or factor_names(data)
     nodes = command.sites or tuple(n for n in list(model.sites)[:-1] if n != "input/image")
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 3), 7)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed or 0), 3), 7)
     pairs = _factor_pairs(keys[0], model, data, names, command.num_pairs)
     found = factor_circuits(
         keys[1],
