@@ -41,7 +41,8 @@ def rank_agreement(table: Mapping[str, ArrayLike], *, level: float = 0.95) -> Ra
 
     Ties share their mean rank. The interval is Fisher's with Bonett and Wright's variance for ranks
     (2000, doi:10.1007/BF02294183): tanh(atanh r -+ q sqrt((1 + r^2 / 2) / (n - 3))), wide for few
-    models as it should be, and NaN where r is -1 or 1. A model without one of the numbers (NaN) is left out of that pair.
+    models as it should be, and NaN where r is -1 or 1. A model without one of the numbers (NaN) is
+    left out of that pair.
 
     Args:
         table: Name of a score or effect to its value in each model, (models,).
