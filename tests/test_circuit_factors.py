@@ -41,7 +41,7 @@ def found():
 
 @pytest.fixture(scope="module")
 def graph():
-    factors = {name: eg.FactorPairs(*p, STEPS) for name, p in PAIRS.items()}
+    factors = {name: eg.OneFactorPairs(*p, STEPS) for name, p in PAIRS.items()}
     donor = jax.random.normal(jax.random.key(4), X.shape)
     return eg.effect_graph(
         KEY, forward, None, SITES, X, donor, EPS, factors=factors, num_replicates=20
@@ -57,6 +57,23 @@ def test_circuit_of_a_factor_is_the_units_that_carry_it(found):
         # Three of six units in each of two layers.
         assert f.curve.sizes[-1] == 12
         np.testing.assert_allclose(f.curve.faithfulness.value[-1], 1.0, rtol=1e-4)
+
+
+def test_a_part_in_no_circuit_is_shown_to_be_small_or_undecided():
+    noise = 0.02 * jax.random.normal(jax.random.key(5), X.shape)
+    first = X, PAIRS["first"][1] + noise * jnp.array([[0.0, 1.0]]), EPS
+    few = {"first": tuple(v[:8] for v in first)}
+    found = [
+        fc.factor_circuits(KEY, forward, None, SITES, pairs, min_share=share)["first"]
+        for pairs, share in ((PAIRS, 0.01), ({"first": first}, 0.02), (few, 1e-6))
+    ]
+    silent, decided, undecided = (f.undecided["encoder/a"] for f in found)
+    # Units that carry nothing, or a thousandth at most.
+    assert not silent.any()
+    assert not decided.any()
+    # Of four pairs nothing can be said but of unit 5, which does not move.
+    assert not found[2].circuit["encoder/a"].any()
+    assert undecided.tolist() == [True, True, True, True, True, False]
 
 
 def test_overlap_of_factor_circuits_is_their_jaccard_by_part(found):

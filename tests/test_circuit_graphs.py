@@ -33,7 +33,7 @@ SITES = list_sites(linear, W, X[0], EPS[0])
 @pytest.fixture(scope="module")
 def graph():
     pairs = {
-        name: eg.FactorPairs(X, X.at[:, i].add(step), EPS, jnp.full(12, step))
+        name: eg.OneFactorPairs(X, X.at[:, i].add(step), EPS, jnp.full(12, step))
         for i, (name, step) in enumerate([("one", 1.0), ("two", -2.0)])
     }
     return eg.effect_graph(

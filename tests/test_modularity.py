@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from vaecausal_jax.circuits import modularity as vm
 from vaecausal_jax.circuits import partitions as vp
@@ -15,6 +16,7 @@ from vaecausal_jax.circuits.rewiring import (
     shuffle_weights_symmetric,
     swap_edges,
     swap_edges_symmetric,
+    trade_edges,
 )
 
 KEY = jax.random.key(0)
@@ -351,11 +353,15 @@ def test_every_null_model_can_be_tested():
 # Null graphs
 
 
+rewirings = pytest.mark.parametrize("rewire", [swap_edges, trade_edges])
+
+
+@rewirings
 @pytest.mark.parametrize("seed", range(3))
-def test_swaps_keep_the_signed_degrees_and_the_weights_of_each_source(seed):
+def test_rewiring_keeps_the_signed_degrees_and_the_weights_of_each_source(rewire, seed):
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(6, 9)) * (rng.random((6, 9)) < 0.4)
-    graphs = swap_edges(jax.random.key(seed), weights, 7)
+    graphs = rewire(jax.random.key(seed), weights, 7)
     assert graphs.shape == (7, 6, 9)
     for graph in graphs:
         for sign in (1, -1):
@@ -385,13 +391,34 @@ def test_swaps_within_one_set_of_nodes_make_no_loops():
         np.testing.assert_array_equal(graph.sum(0), weights.sum(0))
 
 
-def test_swaps_reach_every_graph_of_the_same_degrees_equally_often():
+@rewirings
+def test_rewiring_reaches_every_graph_of_the_same_degrees_equally_often(rewire):
     # One edge a node each way: the 6 permutations of 3.
-    graphs = swap_edges(KEY, np.eye(3), 1200, swaps_per_edge=7.0)
+    graphs = rewire(KEY, np.eye(3), 1200)
     _, counts = np.unique(graphs.reshape(1200, 9), axis=0, return_counts=True)
     assert len(counts) == 6
     # Chi-square of 5 degrees of freedom: 20.5 at p = 0.001.
     assert np.sum((counts - 200) ** 2 / 200) < 20.5
+
+
+@rewirings
+@pytest.mark.parametrize("second", [1.0, -1.0])
+def test_rewiring_reaches_every_crowded_graph_equally_often(rewire, second):
+    start = np.array([[1, second, 0, 0], [0, 1, second, 0], [1, 0, 1, second]])
+    # Every matrix of -1, 0 and 1 with the same positive and negative edges at every node.
+    every = (np.arange(3**12)[:, None] // 3 ** np.arange(12) % 3 - 1).reshape(-1, 3, 4)
+    same = np.ones(len(every), bool)
+    for sign in (1, -1):
+        for axis in (0, 1):
+            degrees = (every == sign).sum(1 + axis)
+            same &= np.all(degrees == (start == sign).sum(axis), axis=1)
+    budget = {"swaps_per_edge": 100} if rewire is swap_edges else {}
+    graphs = rewire(KEY, start, 3000, **budget)
+    found, counts = np.unique(graphs.reshape(3000, 12), axis=0, return_counts=True)
+    assert len(found) == same.sum()
+    expected = 3000 / len(found)
+    statistic = np.sum((counts - expected) ** 2 / expected)
+    assert statistic < stats.chi2.isf(0.001, len(found) - 1)
 
 
 def test_undirected_swaps_reach_every_pairing_equally_often():

@@ -31,7 +31,7 @@ from vaecausal_jax.circuits.evaluation import (
 )
 from vaecausal_jax.circuits.graphs import (
     EffectGraph,
-    FactorPairs,
+    OneFactorPairs,
     dense_adjacency,
     edge_values,
     effect_graph,
@@ -52,7 +52,7 @@ from vaecausal_jax.circuits.modularity import (
 )
 from vaecausal_jax.circuits.motifs import Motif, motif_census, motif_counts
 from vaecausal_jax.circuits.partitions import best_partition, factor_partition
-from vaecausal_jax.circuits.rewiring import shuffle_weights, swap_edges
+from vaecausal_jax.circuits.rewiring import shuffle_weights, swap_edges, trade_edges
 from vaecausal_jax.circuits.roles import BackupPairs, UnitRoles, backup_pairs, unit_roles
 from vaecausal_jax.circuits.scorers import (
     edge_attribution,
@@ -115,7 +115,7 @@ __all__ = [
     "EffectGraph",
     "FactorCircuit",
     "FactorMap",
-    "FactorPairs",
+    "OneFactorPairs",
     "GraphStructure",
     "ModularityTest",
     "Motif",
@@ -198,5 +198,6 @@ __all__ = [
     "smallest_faithful",
     "stack_circuits",
     "swap_edges",
+    "trade_edges",
     "unit_roles",
 ]

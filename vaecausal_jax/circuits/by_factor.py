@@ -14,8 +14,8 @@ import numpy as np
 
 from vaecausal_jax.circuits.evaluation import Curve, faithfulness_curve, faithfulness_grid
 from vaecausal_jax.circuits.graphs import EffectGraph, edge_values
-from vaecausal_jax.circuits.scorers import Arms, node_samples
-from vaecausal_jax.circuits.selectors import select_significant
+from vaecausal_jax.circuits.scorers import Arms, flat_scores, node_samples
+from vaecausal_jax.circuits.selectors import select_significant, unflatten
 from vaecausal_jax.circuits.stability import jaccard
 from vaecausal_jax.circuits.tasks import (
     Masks,
@@ -26,7 +26,7 @@ from vaecausal_jax.circuits.tasks import (
     outcomes,
     stack_circuits,
 )
-from vaecausal_jax.inference import Estimate, false_discovery, split_halves
+from vaecausal_jax.inference import Estimate, equivalence_test, false_discovery, split_halves
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
 
 
@@ -38,12 +38,15 @@ class FactorCircuit(NamedTuple):
         scores: Shares of the total effect of every part, from the half it was found on.
         faithfulness: Ablation to f(C) on the other half, with interval.
         curve: Faithfulness of the top-k circuits on the other half, under "corrupt".
+        undecided: Parts outside the circuit that were not shown to carry less than the least share
+            either: too few pairs to tell.
     """
 
     circuit: dict[Any, np.ndarray]
     scores: Scores
     faithfulness: dict[str, Estimate]
     curve: Curve
+    undecided: dict[Any, np.ndarray]
 
 
 class FactorMap(NamedTuple):
@@ -81,7 +84,8 @@ def factor_circuits(
     A part belongs if its mean noising or denoising effect is more than ``min_share`` of the total,
     either way, at a false discovery rate q over all parts: units that back each other up are not
     missed, and units that need each other restore nothing alone, but each fails only one of the
-    two.
+    two. What is in no circuit is either shown to carry less (``equivalence_test`` in both arms, at
+    the same rate) or ``undecided``: with few pairs, absence from a circuit says little.
 
     Args:
         key: Typed PRNG key.
@@ -113,13 +117,15 @@ def factor_circuits(
         total = float(jnp.mean(jax.vmap(task.metric)(y1, y0, y1)))
         if total == 0:
             raise ValueError(f"factor {name!r} changes nothing in the outcome.")
-        circuit, scores = _select(samples_fn(explore), total, q, min_share)
+        arms, least = samples_fn(explore), min_share * abs(total)
+        circuit, scores = _select(arms, total, q, least)
         references = ablation_references(donor_key, confirm)
         judged, _ = faithfulness_grid(weight_key, confirm, stack_circuits([circuit]), references)
         curve = faithfulness_curve(
             weight_key, confirm, scores, references["corrupt"], ablation="corrupt"
         )
-        found[name] = FactorCircuit(circuit, scores, judged, curve)
+        undecided = _undecided(arms, circuit, q, least)
+        found[name] = FactorCircuit(circuit, scores, judged, curve, undecided)
     return found
 
 
@@ -193,9 +199,8 @@ def factor_map(
     return FactorMap(names, share, nulls.mean(0), false_discovery(p_value))
 
 
-def _select(arms: Arms, total: float, q: float, min_share: float) -> tuple[dict, Scores]:
+def _select(arms: Arms, total: float, q: float, least: float) -> tuple[dict, Scores]:
     """Parts found in either arm, each at half the rate, and their larger effect as a share."""
-    least = min_share * abs(total)
     chosen = [select_significant(arm, q=q / 2, min_effect=least) for arm in arms]
     circuit = {key: chosen[0][key] | chosen[1][key] for key in chosen[0]}
     means = [{k: np.asarray(v, float).mean(-1) / total for k, v in arm.items()} for arm in arms]
@@ -204,6 +209,15 @@ def _select(arms: Arms, total: float, q: float, min_share: float) -> tuple[dict,
         for k in circuit
     }
     return circuit, scores
+
+
+def _undecided(arms: Arms, circuit: Masks, q: float, least: float) -> dict[Any, np.ndarray]:
+    """Parts neither in the circuit nor shown, at rate q, to have less than the least effect."""
+    p_values = {
+        key: np.max([equivalence_test(arm[key], least) for arm in arms], axis=0) for key in circuit
+    }
+    small = unflatten(p_values, false_discovery(flat_scores(p_values)[0]) <= q)
+    return {key: ~small[key] & ~circuit[key] for key in circuit}
 
 
 def _restricted(circuit: Masks, part: str) -> dict[Any, Any]:

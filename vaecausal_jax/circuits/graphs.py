@@ -34,7 +34,7 @@ _ROWS = 4096
 """Edges bootstrapped together: memory is rows x replicates."""
 
 
-class FactorPairs(NamedTuple):
+class OneFactorPairs(NamedTuple):
     """Inputs that differ in one factor; leaves have a leading axis of pairs.
 
     Attributes:
@@ -100,7 +100,7 @@ def effect_graph(
     nodes: Sequence[str] = (),
     outcome: Outcome = outputs,
     readouts: Sequence[str] = (),
-    factors: Mapping[str, FactorPairs] | None = None,
+    factors: Mapping[str, OneFactorPairs] | None = None,
     min_effect: float = 0.0,
     level: float = 0.95,
     num_replicates: int = 500,
@@ -331,7 +331,7 @@ def _repeated(per_unit: Array, num: int) -> Array:
 
 
 def _factor_effects(
-    task: Task, factors: Mapping[str, FactorPairs], spread: Mapping[str, Any]
+    task: Task, factors: Mapping[str, OneFactorPairs], spread: Mapping[str, Any]
 ) -> dict[Pair, EdgeSamples]:
     """Effects of each factor on whatever reads the input, image by image."""
     numbers = {len(pairs.x0) for pairs in factors.values()}
@@ -368,7 +368,7 @@ def _natural(task: Task, x: Array, eps: Array) -> dict[str, Array]:
 
 
 def _labels(
-    task: Task, readouts: Sequence[str], factors: Mapping[str, FactorPairs] | None
+    task: Task, readouts: Sequence[str], factors: Mapping[str, OneFactorPairs] | None
 ) -> dict[str, tuple[str, ...]]:
     nodes = task.wires.nodes
     labels = {n: tuple(str(i) for i in range(node.num_units)) for n, node in nodes.items()}

@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from vaecausal_jax.circuits.modularity import layer_matrices
-from vaecausal_jax.circuits.rewiring import Graph, swap_edges, weight_matrix
+from vaecausal_jax.circuits.rewiring import Graph, trade_edges, weight_matrix
 from vaecausal_jax.sites import Array
 
 Counts = dict[str, float]
@@ -152,12 +152,12 @@ def motif_census(
     layers: Graph,
     *,
     skips: Mapping[tuple[int, int], ArrayLike] | None = None,
-    shuffle: Callable[[Array, Any, int], Any] = swap_edges,
+    shuffle: Callable[[Array, Any, int], Any] = trade_edges,
     num_null: int = 100,
 ) -> dict[str, Motif]:
     """Counts of a feed-forward graph's motifs, and how unusual they are for its degrees.
 
-    Null graphs swap edges within each pair of layers, so that every node keeps its positive and
+    Null graphs trade edges within each pair of layers, so that every node keeps its positive and
     negative edges into every other layer.
 
     Args:
@@ -165,7 +165,8 @@ def motif_census(
         layers: For each pair of adjacent layers, its weights (sources, targets); 0 is no edge. Of
             effects, pass those that survive a test: noise has edges everywhere.
         skips: Edges that skip layers: (from layer, to layer) to weights, layers counted from 0.
-        shuffle: ``(key, graph, num_graphs)`` to null graphs of each pair of layers.
+        shuffle: ``(key, graph, num_graphs)`` to null graphs of each pair of layers, as
+            ``trade_edges``, ``swap_edges`` or ``shuffle_weights``.
         num_null: Null graphs.
 
     Returns:

@@ -2,11 +2,14 @@
 
 A graph is a matrix of edge weights (sources, targets), or a sequence of them between adjacent
 layers, each randomised by itself; 0 is no edge. Shuffled weights keep the weights and nothing else.
-Swapped edges also keep how many edges, positive and negative, enter and leave every node
-(Maslov & Sneppen 2002, cond-mat/0205380). Functions return ``num_graphs`` random graphs, stacked on
-a new leading axis of each matrix. The symmetric forms are for undirected graphs within one set.
+Swapped and traded edges also keep how many edges, positive and negative, enter and leave every node
+(Maslov & Sneppen 2002, cond-mat/0205380; Strona et al. 2014, doi:10.1038/ncomms5114): swaps serve
+any graph, trades take a fraction of the time between two sets of nodes. Functions return
+``num_graphs`` random graphs, stacked on a new leading axis of each matrix. The symmetric forms are
+for undirected graphs within one set.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -20,6 +23,12 @@ Graph = Any
 
 _CHUNK = 4096
 """Swaps whose random numbers are drawn together."""
+
+_LEAST_TRADES = 1000
+"""Of all sources of a graph together."""
+
+_CELLS = 4 << 20
+"""Entries of the matrices in which edges are traded together."""
 
 
 def shuffle_weights(key: Array, graph: Graph, num_graphs: int) -> Any:
@@ -87,6 +96,32 @@ def swap_edges(
         return _swapped(rng, matrix, edges, num_graphs, swaps_per_edge, loops, mirrored=False)
 
     return each_matrix(swapped, graph)
+
+
+def trade_edges(key: Array, graph: Graph, num_graphs: int, *, trades_per_row: int = 20) -> Any:
+    """Graphs in which pairs of sources shared out their targets anew, many times over.
+
+    In a trade two sources put the targets that only one of them has into one pool and draw from it
+    as many as they put in, positive and negative edges apart. All sources trade at once, two and
+    two at random (global curveball, Carstens et al. 2018, arXiv:1804.08487). What is kept and the
+    limit are those of ``swap_edges``, of which a trade makes many. Each source's weights go to its
+    targets in random order.
+
+    Args:
+        key: Typed PRNG key.
+        graph: One matrix between two sets of nodes, or one a pair of adjacent layers.
+        num_graphs: How many.
+        trades_per_row: Trades of every source; more where that makes fewer than 1,000 in all, since
+            three sources need as many trades as thirty.
+    """
+    rng = generator(key)
+
+    def traded(matrix):
+        together = max(1, _CELLS // max(matrix.size, 1))
+        sizes = [min(together, num_graphs - i) for i in range(0, num_graphs, together)]
+        return np.concatenate([_traded(rng, matrix, size, trades_per_row) for size in sizes])
+
+    return each_matrix(traded, graph)
 
 
 def swap_edges_symmetric(
@@ -194,3 +229,42 @@ def _swapped(rng, matrix, edges, num_graphs, swaps_per_edge, loops, mirrored) ->
                     graphs[g, target, source] = weight
             ends[g, e], ends[g, f] = np.stack([a, d], 1), np.stack([c, b], 1)
     return graphs
+
+
+def _traded(rng, matrix, num_graphs, trades_per_row) -> np.ndarray:
+    height, width = matrix.shape
+    signs = np.repeat(np.sign(matrix).astype(np.int8)[None], num_graphs, axis=0)
+    order = np.repeat(np.arange(height)[None], num_graphs, axis=0)
+    graph, half = np.arange(num_graphs)[:, None], height // 2
+    for _ in range(max(trades_per_row, math.ceil(_LEAST_TRADES / height))):
+        order = rng.permuted(order, axis=1)
+        pair = order[:, :half], order[:, half : 2 * half]
+        shares = _shared_out(rng, *(signs[graph, side] for side in pair))
+        for side, share in zip(pair, shares, strict=True):
+            signs[graph, side] = share
+    graphs = np.zeros((num_graphs, height, width))
+    for sign in (1, -1):
+        rows, columns = np.nonzero(np.sign(matrix) == sign)
+        # Row after row, each row's weights in random order.
+        shuffled = np.argsort(rows + rng.random((num_graphs, len(rows))), axis=1)
+        graphs[signs == sign] = matrix[rows, columns][shuffled].ravel()
+    return graphs
+
+
+def _shared_out(rng, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One trade between rows of signs, (..., width) each."""
+    shape, width = first.shape, first.shape[-1]
+    first, second = first.ravel(), second.ravel()
+    for sign in (1, -1):
+        put_in = (first == sign) & (second == 0)
+        pool = np.flatnonzero(put_in | ((first == 0) & (second == sign)))
+        trade = pool // width
+        place = np.argsort(trade * (1 << 31) + rng.integers(1 << 31, size=len(pool)))
+        # The trades are in order still: the first of each in this order are drawn.
+        begin = np.searchsorted(trade, trade)
+        drawn = np.empty(len(pool), bool)
+        count = put_in.reshape(-1, width).sum(1)
+        drawn[place] = np.arange(len(pool)) - begin < count[trade]
+        first[pool] = np.where(drawn, sign, 0)
+        second[pool] = np.where(drawn, 0, sign)
+    return first.reshape(shape), second.reshape(shape)

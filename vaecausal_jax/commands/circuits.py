@@ -32,7 +32,7 @@ from vaecausal_jax.circuits.drawing import (
 )
 from vaecausal_jax.circuits.graphs import (
     EffectGraph,
-    FactorPairs,
+    OneFactorPairs,
     dense_adjacency,
     effect_graph,
     found_edges,
@@ -214,14 +214,15 @@ def write_circuits(
 
 def _factor_pairs(
     key: jax.Array, model: Model, data: Dataset, names: tuple[str, ...], num: int
-) -> dict[str, FactorPairs]:
+) -> dict[str, OneFactorPairs]:
     pairs, render = {}, jax.jit(images)
     for number, name in enumerate(names):
         pair_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
         rows = minimal_pairs(pair_key, data, name, num)
         step = jnp.sum(rows.target - rows.source, axis=1)
         eps = jax.random.normal(noise_key, (num, *model.noise_shape))
-        pairs[name] = FactorPairs(render(data, rows.source), render(data, rows.target), eps, step)
+        before, after = render(data, rows.source), render(data, rows.target)
+        pairs[name] = OneFactorPairs(before, after, eps, step)
     return pairs
 
 
@@ -264,6 +265,7 @@ def _tables(
         factors[name] = {
             "units": {site: np.flatnonzero(mask).tolist() for site, mask in f.circuit.items()},
             "num_units": num_parts(f.circuit),
+            "num_undecided": num_parts(f.undecided),
             "num_candidates": sum(mask.size for mask in f.circuit.values()),
             "faithfulness": {name: _estimate(e, 0) for name, e in f.faithfulness.items()},
             "faithfulness_range": [
@@ -343,7 +345,8 @@ def _write_graph(path: pathlib.Path, graph: EffectGraph) -> None:
 def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -> str:
     """A page of its own: one table and the drawings."""
     rows = [
-        "<tr><th>factor</th><th>units</th><th>faithfulness, least to largest over ablations</th>"
+        "<tr><th>factor</th><th>units</th><th>undecided</th>"
+        "<th>faithfulness, least to largest over ablations</th>"
         "<th>CPR</th><th>CMD</th><th>units to 0.9</th></tr>"
     ]
     for name, f in tables["factors"].items():
@@ -351,6 +354,7 @@ def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -
         cells = (
             html.escape(name),
             f"{f['num_units']} of {f['num_candidates']}",
+            str(f["num_undecided"]),
             span,
             _text(f["cpr"]),
             _text(f["cmd"]),
@@ -367,8 +371,9 @@ def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -
 td, th {{ padding: .25em .8em; text-align: left; border-bottom: 1px solid #ddd }}</style>
 <h1>{title}</h1>
 <p>A unit belongs to a factor's circuit if, patched between images that differ in this factor alone,
-it carries more than the least share of the output's change, either way. Circuits were found on one
-half of the pairs; faithfulness, on the other half, is the share of the change that is left when
+it carries more than the least share of the output's change, either way. A unit is undecided if the
+pairs were too few to show that it carries less. Circuits were found on one half of the pairs;
+faithfulness, on the other half, is the share of the change that is left when
 every other unit is held at a reference run, another image's, the mean, or zero (minimum, median,
 maximum). One trained model: nothing here is about its family.</p>
 <table>{"".join(rows)}</table>

@@ -80,7 +80,7 @@ def compare_families(
     """
     titles = np.array([family for family, _ in trained.labels])
     usable = np.array([verdict == "ok" for verdict in trained.verdicts])
-    key = jax.random.fold_in(jax.random.key(config.seed), 8)
+    key = jax.random.fold_in(jax.random.key(config.seed), 10)
 
     def models(family: str) -> dict[int, int]:
         """Seed to the place of its model."""
