@@ -87,7 +87,7 @@ def factor_levels(factors: ArrayLike, num_rows: int, *, least: int = 1) -> Level
             f"factors have shape {array.shape}, expected ({num_rows}, factors), one row a row of "
             f"codes, with at least {least} factor{'s' if least > 1 else ''}."
         )
-    columns = [_levels(array[:, j], j) for j in range(array.shape[1])]
+    columns = [_levels(column, j) for j, column in enumerate(np.ascontiguousarray(array.T))]
     return Levels(
         np.stack([index for index, _ in columns], axis=1), tuple(size for _, size in columns)
     )
@@ -107,7 +107,8 @@ def split_rows(num_rows: int, num_train: int | None) -> int:
 
 
 def _levels(column: np.ndarray, position: int) -> tuple[np.ndarray, int]:
-    if column.dtype.kind not in "fiub" or not np.isfinite(column).all():
+    kind = column.dtype.kind
+    if kind not in "fiub" or (kind == "f" and not np.isfinite(column).all()):
         raise ValueError(
             f"factor {position}, of dtype {column.dtype}, has entries that are no finite numbers."
         )

@@ -17,21 +17,25 @@ _TOLERANCE = 1e-10
 class _Problems(NamedTuple):
     """One binary problem a code and class (of all factors), flattened to (codes * classes,).
 
+    Prefix sums are complex: of x in the real part, of x^2 in the imaginary one, which one pass adds
+    up.
+
     Attributes:
         values: Sorted training codes, (codes, rows).
         keys: ``problem * rows + rank`` of the rows of each class, ascending, (codes * factors *
             rows,).
-        own: Prefix sums of x and x^2 in the order of ``keys``, each (length + 1,).
+        own: Prefix sums in the order of ``keys``, those of each code from 0, (codes, factors * rows
+            + 1).
         start: Where each problem's class begins in ``keys``.
-        everything: Prefix sums of x and x^2 over all rows, each (codes, rows + 1).
+        everything: Prefix sums over all rows, (codes, rows + 1).
         cost: Weight of the squared hinge of rows in the class, and of the others, two arrays.
     """
 
     values: np.ndarray
     keys: np.ndarray
-    own: tuple[np.ndarray, np.ndarray]
+    own: np.ndarray
     start: np.ndarray
-    everything: tuple[np.ndarray, np.ndarray]
+    everything: np.ndarray
     cost: tuple[np.ndarray, np.ndarray]
 
 
@@ -103,33 +107,31 @@ def _problems(codes, levels, sizes, cost) -> _Problems:
     # Of two classes the machine is one problem, in which the rest has its own balanced weight.
     of_two = np.repeat(np.array(sizes) == 2, sizes)
     rest = np.where(of_two, rows / (2 * np.maximum(rows - counts, 1)), 1.0)
-    columns = np.ascontiguousarray(codes.T)
-    order = np.argsort(columns, axis=1)
-    values = np.take_along_axis(columns, order, axis=1).astype(np.float64)
-    # (codes, factors, rows); a stable sort of 16-bit integers is a radix sort.
-    by_code = classes.T.astype(np.min_scalar_type(first[-1]))[:, order].swapaxes(0, 1)
-    rank = np.argsort(by_code, axis=2, kind="stable")
+    # Sorting integers of 8 or 16 bits stably is a radix sort.
+    of_row = np.ascontiguousarray(classes.T.astype(np.min_scalar_type(first[-1])))
     # The classes in order are the same for every code.
     begin = np.repeat(np.arange(first[-1]), counts).reshape(len(sizes), rows) * rows
-    begin = begin[None] + (np.arange(num_codes) * (first[-1] * rows))[:, None, None]
-    own = np.take_along_axis(values[:, None, :], rank, axis=2)
+    values = np.empty((num_codes, rows))
+    keys = np.empty((num_codes, len(sizes), rows), np.min_scalar_type(-num_codes * first[-1] * rows))
+    own = np.zeros((num_codes, len(sizes) * rows + 1), complex)
+    everything = np.zeros((num_codes, rows + 1), complex)
+    # A code at a time: what it needs stays in the cache.
+    for i, column in enumerate(codes.T):
+        order = np.argsort(column)
+        values[i] = column[order]
+        rank = np.argsort(of_row[:, order], axis=1, kind="stable")
+        keys[i] = begin + rank + i * first[-1] * rows
+        moments = values[i] + 1j * values[i] ** 2
+        np.cumsum(moments, out=everything[i, 1:])
+        np.cumsum(moments[rank].ravel(), out=own[i, 1:])
     return _Problems(
         values,
-        np.add(begin, rank, out=begin).ravel(),
-        _moments(own.ravel()),
+        keys.ravel(),
+        own,
         np.concatenate([[0], np.cumsum(np.tile(counts, num_codes))[:-1]]),
-        _moments(values),
+        everything,
         (cost * np.tile(balanced, num_codes), cost * np.tile(rest, num_codes)),
     )
-
-
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Prefix sums of x and of x^2 along the last axis, from an empty sum on."""
-    first, second = (np.empty((*x.shape[:-1], x.shape[-1] + 1)) for _ in range(2))
-    first[..., 0] = second[..., 0] = 0.0
-    np.cumsum(x, axis=-1, out=first[..., 1:])
-    np.cumsum(x * x, axis=-1, out=second[..., 1:])
-    return first, second
 
 
 def _minimise(problems: _Problems) -> tuple[np.ndarray, np.ndarray]:
@@ -177,21 +179,22 @@ def _sums_below(problems: _Problems, w: np.ndarray, b: np.ndarray) -> tuple[np.n
     threshold = np.where(flat, np.inf, (1 - b) / np.where(flat, 1.0, w)).reshape(codes, -1)
     ranks = [np.searchsorted(v, t) for v, t in zip(problems.values, threshold, strict=True)]
     rank, of_code = np.concatenate(ranks), np.repeat(np.arange(codes), threshold.shape[1])
-    cut = np.searchsorted(problems.keys, np.arange(len(rank)) * rows + rank)
+    wanted = (np.arange(len(rank)) * rows + rank).astype(problems.keys.dtype)
+    cut = np.searchsorted(problems.keys, wanted)
     end = np.append(problems.start[1:], len(problems.keys))
     rising = (w > 0) | (flat & (b < 1))
     # The rows below the threshold, or those above it.
     own = np.where(rising, problems.start, cut), np.where(rising, cut, end)
     of_all = np.where(rising, 0, rank), np.where(rising, rank, rows)
+    before = of_code * (problems.own.shape[1] - 1)
+    own_moments, all_moments = (
+        sums[of_code, last] - sums[of_code, first]
+        for sums, (first, last) in (
+            (problems.own, (own[0] - before, own[1] - before)),
+            (problems.everything, of_all),
+        )
+    )
     return (
-        np.stack([own[1] - own[0], *(sums[own[1]] - sums[own[0]] for sums in problems.own)]),
-        np.stack(
-            [
-                of_all[1] - of_all[0],
-                *(
-                    sums[of_code, of_all[1]] - sums[of_code, of_all[0]]
-                    for sums in problems.everything
-                ),
-            ]
-        ),
+        np.stack([own[1] - own[0], own_moments.real, own_moments.imag]),
+        np.stack([of_all[1] - of_all[0], all_moments.real, all_moments.imag]),
     )

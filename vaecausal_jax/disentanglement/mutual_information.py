@@ -93,16 +93,13 @@ def information(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> 
         ValueError: Codes or factors that are not (rows, codes) and (rows, factors) of the same
             rows, that are not finite, or a factor with one level.
     """
-    checked = check_codes(codes)
-    levels = factor_levels(factors, checked.shape[0])
-    bins = discretise(checked, num_bins)
-    return Information(*_information(bins, levels.index, num_bins, max(levels.sizes)))
+    return _binned(codes, factors, num_bins)
 
 
 def joint_information(codes: Levels, factors: Levels) -> Information:
     """As ``information``, between two tables of levels: every level is a bin."""
     sizes = max(codes.sizes), max(factors.sizes)
-    return Information(*_information(codes.index, factors.index, *sizes))
+    return _information(codes.index, factors.index, *sizes)
 
 
 def mig(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score:
@@ -124,9 +121,7 @@ def mig(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score:
     Raises:
         ValueError: See ``information``; or a single code.
     """
-    info = information(check_codes(codes, least=2), factors, num_bins=num_bins)
-    gaps = _gap(info.mutual.T) / info.factor_entropy
-    return Score(jnp.mean(gaps), gaps, info.mutual)
+    return _mig(_binned(codes, factors, num_bins, least_codes=2))
 
 
 def mig_sup(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score:
@@ -147,10 +142,7 @@ def mig_sup(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Scor
     Raises:
         ValueError: See ``information``; or a single factor.
     """
-    info = _with_factors(codes, factors, num_bins)
-    share = info.mutual / info.factor_entropy[None, :]
-    gaps = _gap(share)
-    return Score(jnp.mean(gaps), gaps, share)
+    return _mig_sup(_binned(codes, factors, num_bins, least_factors=2))
 
 
 def jemmig(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score:
@@ -172,12 +164,7 @@ def jemmig(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score
     Raises:
         ValueError: See ``information``; or a single code.
     """
-    info = information(check_codes(codes, least=2), factors, num_bins=num_bins)
-    best = jnp.argmax(info.mutual, axis=0)
-    joint = info.code_entropy[best] + info.factor_entropy - jnp.max(info.mutual, axis=0)
-    raw = joint - _gap(info.mutual.T)
-    parts = 1.0 - raw / (info.factor_entropy + jnp.log(num_bins))
-    return Score(jnp.mean(parts), parts, info.mutual)
+    return _jemmig(_binned(codes, factors, num_bins, least_codes=2), num_bins)
 
 
 def modularity(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> Score:
@@ -198,13 +185,7 @@ def modularity(codes: ArrayLike, factors: ArrayLike, *, num_bins: int = 20) -> S
     Raises:
         ValueError: See ``information``; or a single factor.
     """
-    info = _with_factors(codes, factors, num_bins)
-    squared = info.mutual**2
-    largest = jnp.max(squared, axis=1)
-    others = jnp.sum(squared, axis=1) - largest
-    spread = others / jnp.where(largest > 0, largest * (squared.shape[1] - 1), 1.0)
-    parts = jnp.where(largest > 0, 1.0 - spread, 0.0)
-    return Score(jnp.mean(parts), parts, info.mutual)
+    return _modularity(_binned(codes, factors, num_bins, least_factors=2))
 
 
 def mutual_information_score(codes: ArrayLike, *, num_bins: int = 20) -> Score:
@@ -221,16 +202,27 @@ def mutual_information_score(codes: ArrayLike, *, num_bins: int = 20) -> Score:
         zeros on the diagonal.
     """
     bins = discretise(check_codes(codes, least=2), num_bins)
-    mutual, _, _ = _information(bins, bins, num_bins, num_bins)
-    between = jnp.where(jnp.eye(mutual.shape[0], dtype=bool), 0.0, mutual)
-    parts = jnp.sum(between, axis=1) / (mutual.shape[0] - 1)
-    return Score(jnp.mean(parts), parts, between)
+    return _between(_information(bins, bins, num_bins, num_bins))
+
+
+def _binned(
+    codes: ArrayLike,
+    factors: ArrayLike,
+    num_bins: int,
+    *,
+    least_codes: int = 1,
+    least_factors: int = 1,
+) -> Information:
+    checked = check_codes(codes, least=least_codes)
+    levels = factor_levels(factors, checked.shape[0], least=least_factors)
+    bins = discretise(checked, num_bins)
+    return _information(bins, levels.index, num_bins, max(levels.sizes))
 
 
 @functools.partial(jax.jit, static_argnames=("num_bins", "num_levels"))
 def _information(
     bins: ArrayLike, levels: ArrayLike, num_bins: int, num_levels: int
-) -> tuple[Array, Array, Array]:
+) -> Information:
     """Mutual information and both entropies from the table of counts of every pair."""
     bins, levels = (jnp.asarray(a, jnp.int32).T for a in (bins, levels))
     codes, factors, rows = bins.shape[0], levels.shape[0], bins.shape[1]
@@ -242,7 +234,48 @@ def _information(
     ratio = counts * rows / jnp.maximum(of_code * of_factor, 1.0)
     terms = counts / rows * jnp.log(jnp.where(counts > 0, ratio, 1.0))
     mutual = jnp.maximum(jnp.sum(terms, axis=(2, 3)), 0.0)
-    return mutual, _entropy(of_code[:, 0, :, 0] / rows), _entropy(of_factor[0, :, 0, :] / rows)
+    of_code, of_factor = of_code[:, 0, :, 0] / rows, of_factor[0, :, 0, :] / rows
+    return Information(mutual, _entropy(of_code), _entropy(of_factor))
+
+
+@jax.jit
+def _mig(info: Information) -> Score:
+    gaps = _gap(info.mutual.T) / info.factor_entropy
+    return Score(jnp.mean(gaps), gaps, info.mutual)
+
+
+@jax.jit
+def _mig_sup(info: Information) -> Score:
+    share = info.mutual / info.factor_entropy[None, :]
+    gaps = _gap(share)
+    return Score(jnp.mean(gaps), gaps, share)
+
+
+@functools.partial(jax.jit, static_argnames="num_bins")
+def _jemmig(info: Information, num_bins: int) -> Score:
+    best = jnp.argmax(info.mutual, axis=0)
+    joint = info.code_entropy[best] + info.factor_entropy - jnp.max(info.mutual, axis=0)
+    raw = joint - _gap(info.mutual.T)
+    parts = 1.0 - raw / (info.factor_entropy + jnp.log(num_bins))
+    return Score(jnp.mean(parts), parts, info.mutual)
+
+
+@jax.jit
+def _modularity(info: Information) -> Score:
+    squared = info.mutual**2
+    largest = jnp.max(squared, axis=1)
+    others = jnp.sum(squared, axis=1) - largest
+    spread = others / jnp.where(largest > 0, largest * (squared.shape[1] - 1), 1.0)
+    parts = jnp.where(largest > 0, 1.0 - spread, 0.0)
+    return Score(jnp.mean(parts), parts, info.mutual)
+
+
+@jax.jit
+def _between(info: Information) -> Score:
+    mutual = info.mutual
+    between = jnp.where(jnp.eye(mutual.shape[0], dtype=bool), 0.0, mutual)
+    parts = jnp.sum(between, axis=1) / (mutual.shape[0] - 1)
+    return Score(jnp.mean(parts), parts, between)
 
 
 def _entropy(probability: Array) -> Array:
@@ -253,8 +286,3 @@ def _gap(values: Array) -> Array:
     """Largest minus second largest along the last axis."""
     top = jax.lax.top_k(values, 2)[0]
     return top[..., 0] - top[..., 1]
-
-
-def _with_factors(codes: ArrayLike, factors: ArrayLike, num_bins: int) -> Information:
-    factor_levels(factors, check_codes(codes).shape[0], least=2)
-    return information(codes, factors, num_bins=num_bins)
