@@ -78,11 +78,14 @@ def our_effects(model, name, params, rows):
     def squared_change(logits, row):
         return jnp.sum((logits - row.clean) ** 2)
 
-    # Each core takes its share of the images; of the units, where there are too few images.
-    axis = "contexts" if len(rows.x) % jax.device_count() == 0 else "points"
-    mesh = jax.sharding.Mesh(jax.devices(), (axis,))
-    sites = model.sites
+    sites, mesh = model.sites, our_mesh(len(rows.x))
     return patching.patch_units(model.forward, params, sites, name, rows, squared_change, mesh=mesh)
+
+
+def our_mesh(num_images):
+    """Each core takes its share of the images; of the units, where there are too few images."""
+    axis = "contexts" if num_images % jax.device_count() == 0 else "points"
+    return jax.sharding.Mesh(jax.devices(), (axis,))
 
 
 def unchanged_shares(model, params, x, eps, donor):
@@ -132,12 +135,22 @@ class Ours:
     """A compiled program for the clean runs, and one a site."""
 
     def __init__(self, model, path, num_images):
-        self.params, (self.x, self.eps, donor) = read_inputs(path, num_images)
+        # Inputs lie where they are used; else every call would move the parameters.
+        mesh = our_mesh(num_images)
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        of_images = everywhere.update(spec=jax.sharding.PartitionSpec(*mesh.axis_names))
+        placed = of_images if mesh.axis_names == ("contexts",) else everywhere
+        params, images = read_inputs(path, num_images)
+        self.params = jax.device_put(params, everywhere)
+        self.x, self.eps, donor = jax.device_put(images, placed)
         start = time.perf_counter()
         progress(f"compiling {len(swept_sites(model)) + 1} programs, {num_images} images")
-        traces = jax.jit(functools.partial(our_traces, model))
+        traces = jax.jit(functools.partial(our_traces, model), out_shardings=placed)
         self.arguments = (self.params, self.x, self.eps, donor)
-        shapes = jax.eval_shape(traces, *self.arguments)
+        shapes = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=placed),
+            jax.eval_shape(traces, *self.arguments),
+        )
         self.programs = {}
         # One a core at a time: the compiler mostly runs on one thread.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,6 +1,7 @@
 """Bootstraps of images, clusters and models: their arithmetic, their oracles and their laws."""
 
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,25 @@ def test_quantiles_are_those_of_numpy_with_a_fraction_for_every_column():
     for fractions, ends in zip((low, high), got, strict=True):
         expected = [np.nanquantile(values[:, i], fractions[i]) for i in range(3)]
         np.testing.assert_allclose(ends, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.95, 0.9999])
+def test_the_middle_of_the_replicates_lies_between_quantiles_of_numpy(level):
+    values = np.random.default_rng(0).normal(size=(51, 2, 2)).astype(np.float32)
+    values[40:, 0, 1] = np.nan
+    values[:, 1, 0] = np.nan
+    values[[3, 7, 8, 20], 1, 1] = [np.inf, np.inf, np.inf, -np.inf]
+    low, high = resampling.middle(jnp.asarray(values), level)
+    for ends, fraction in ((low, 0.5 - level / 2), (high, 0.5 + level / 2)):
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            expected = np.nanquantile(values[:, :, 0], fraction, axis=0)
+            same = np.nanquantile(values[:, 0, 1], fraction)
+        np.testing.assert_allclose(ends[:, 0], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(ends[0, 1], same, rtol=1e-4, atol=1e-6)
+    # Between an infinity and a number lies the infinity.
+    assert low[1, 1] == -np.inf if level == 0.9999 else np.isfinite(low[1, 1])
+    assert high[1, 1] == np.inf if level >= 0.95 else np.isfinite(high[1, 1])
 
 
 # --- intervals ----------------------------------------------------------------------------------

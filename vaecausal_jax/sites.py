@@ -118,7 +118,7 @@ def unknown_choice(kind: str, given: object, valid: Any) -> str:
     names = [str(name) for name in valid]
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.0)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {given!r}.{hint} Valid choices: {', '.join(names)}."
+    return f"unknown {kind} {given!r}.{hint} Valid choices: {', '.join(names) or 'none'}."
 
 
 def as_steps(name: str, intervention: Any) -> tuple[Intervention, ...]:

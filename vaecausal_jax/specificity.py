@@ -23,7 +23,7 @@ from vaecausal_jax.inference import (
     resample_ratio,
     sign_flip_test,
 )
-from vaecausal_jax.inference.resampling import quantiles, tails
+from vaecausal_jax.inference.resampling import middle
 from vaecausal_jax.sites import Array
 
 
@@ -328,4 +328,4 @@ def _share_intervals(
     value = shares(resampled.value, resampled.error**2)
     # A replicate's mean has the sample's noise and its own.
     values = shares(resampled.values, 2 * resampled.error[None] ** 2)
-    return value, *quantiles(values, *tails(expanded_level(level, num_images), value))
+    return value, *middle(values, expanded_level(level, num_images))

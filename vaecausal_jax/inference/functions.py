@@ -13,10 +13,9 @@ from vaecausal_jax.inference.estimate import Estimate, check_level
 from vaecausal_jax.inference.resampling import (
     divide,
     expanded_level,
-    quantiles,
+    middle,
     resample_ratio,
     sum_clusters,
-    tails,
     weighted,
 )
 from vaecausal_jax.sites import Array
@@ -160,7 +159,7 @@ def _function_interval(key, numerator, denominator, function, level, num_replica
     value = function(resampled.value)
     values = jax.vmap(function)(resampled.values)
     num_images = numerator.shape[-1]
-    ends = quantiles(values, *tails(expanded_level(level, num_images), value))
+    ends = middle(values, expanded_level(level, num_images))
     signs = jax.random.rademacher(flip_key, (num_flips, num_images), numerator.dtype)
     flipped = divide(weighted(signs, numerator), denominator.sum(-1)[None])
     return value, *ends, jax.vmap(function)(flipped).mean(0)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from vaecausal_jax.inference.estimate import Estimate, check_level
-from vaecausal_jax.inference.resampling import divide, poisson_weights, quantiles, tails, weighted
+from vaecausal_jax.inference.resampling import divide, middle, poisson_weights, weighted
 from vaecausal_jax.sites import Array
 
 
@@ -123,7 +123,7 @@ def resample_two_level(
     spread = special.ndtri(0.5 + level / 2) * jnp.nanstd(change, axis=0)
     low, high = (
         jnp.where(spread > 0, divide(end, spread), 0.0)
-        for end in quantiles(change, *tails(level, value))
+        for end in middle(change, level)
     )
     return TwoLevel(value, low, high, variance_components(samples, shared_images=shared_images))
 
