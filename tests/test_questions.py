@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from vaecausal_jax import data, mediation, models, questions
+from vaecausal_jax import data, manifold, mediation, models, questions
 from vaecausal_jax import interventions as iv
 from vaecausal_jax.stored_sweeps import run_stored
 
@@ -43,6 +43,36 @@ def test_every_unit_of_every_site_both_ways(case, tmp_path):
         restored = np.sum((outcome(params, x0[2], eps[2], patch) - y00) * (y11 - y00))
         found = results[HIDDEN].total_pure.sel(unit=unit, pair=2)
         np.testing.assert_allclose(found, restored, rtol=1e-4, atol=1e-6)
+
+
+def test_patched_activations_are_scored_by_how_far_out_they_lie(case, tmp_path):
+    params, x0, x1, eps = case
+    result = run(questions.unit_patching(MODEL, *case, sites=[HIDDEN]), tmp_path / "u")[HIDDEN]
+    both = [
+        np.stack([MODEL.forward(params, *c).activations[HIDDEN] for c in zip(x, eps, strict=True)])
+        for x in (x0, x1)
+    ]
+    natural, donor = np.concatenate(both), np.concatenate(both[::-1])
+    expected = manifold.unit_support_scores(MODEL.sites, HIDDEN, natural, donor)
+    # Ranks among eight distances; a tie turns on the last bit.
+    np.testing.assert_allclose(result.support, expected.reshape(5, 2, 4), atol=1 / 16 + 1e-6)
+    doses = run(questions.latent_doses(MODEL, params, x0, eps, (0.0, 50.0)), tmp_path / "d")
+    support = doses["latent/z"].support
+    assert (support.values[1::2] == 1).all()
+    # Left alone, the four codes are natural: the ranks of their own distances.
+    assert support.values[0].mean() == pytest.approx(0.5)
+
+
+def test_sites_of_codes_have_no_distances(tmp_path):
+    model = models.vq_vae(
+        (16, 16, 1), num_codes=4, code_size=2, encoder_channels=(4,), decoder_channels=(4,)
+    )
+    params = jax.jit(model.init)(jax.random.key(0))
+    x0, x1 = jax.random.uniform(jax.random.key(1), (2, 3, *model.image_shape))
+    name = next(n for n, site in model.sites.items() if not np.issubdtype(site.dtype, np.floating))
+    eps = np.zeros((3, *model.noise_shape), np.float32)
+    parts = questions.unit_patching(model, params, x0, x1, eps, sites=[name])
+    assert np.isnan(run(parts, tmp_path)[name].support).all()
 
 
 def test_groups_of_one_are_units_and_whole_sites_mediate_everything(case, tmp_path):

@@ -140,7 +140,13 @@ def support_scores(
 
 
 def unit_support_scores(
-    sites: Sites, name: str, natural: Array, donor: Array, *, neighbours: int = 5
+    sites: Sites,
+    name: str,
+    natural: Array,
+    donor: Array,
+    *,
+    units: Array | None = None,
+    neighbours: int = 5,
 ) -> Array:
     """``support_scores`` of every run with every unit patched from its donor: (units, images).
 
@@ -153,6 +159,7 @@ def unit_support_scores(
         name: The site; its units, or the positions of a site without.
         natural: (images, *site shape), activations of natural runs.
         donor: (images, *site shape), what each run's units are taken from.
+        units: Which units; all if None.
         neighbours: See ``support_scores``.
 
     Raises:
@@ -165,7 +172,9 @@ def unit_support_scores(
             f"(images, *{site.shape})."
         )
     _check_bank(natural, natural, neighbours)
-    return _unit_support(_units_first(site, natural), _units_first(site, donor), neighbours)
+    natural, donor = _units_first(site, natural), _units_first(site, donor)
+    units = jnp.arange(len(natural)) if units is None else jnp.asarray(units)
+    return _unit_support(natural, donor, units, neighbours)
 
 
 def check_subspace(
@@ -323,8 +332,8 @@ def _support(queries: Array, bank: Array, own: Array, neighbours: int, chunk: in
     return _quantile(lax.map(score, (queries, own), batch_size=chunk), natural)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _unit_support(natural: Array, donor: Array, neighbours: int) -> Array:
+@functools.partial(jax.jit, static_argnums=3)
+def _unit_support(natural: Array, donor: Array, units: Array, neighbours: int) -> Array:
     """Of values (units, images, positions)."""
     centre = natural.mean(1, keepdims=True)
     natural, donor = natural - centre, donor - centre
@@ -337,11 +346,11 @@ def _unit_support(natural: Array, donor: Array, neighbours: int) -> Array:
     index = jnp.arange(natural.shape[1])
 
     def at_unit(unit):
-        values, taken = unit
+        values, taken = natural[unit], donor[unit]
         moved = jnp.maximum(total - _squares(values, values), 0.0) + _squares(taken, values)
         return _quantile(_kth(moved, index, neighbours), distances)
 
-    return lax.map(at_unit, (natural, donor))
+    return lax.map(at_unit, units)
 
 
 def _kth(squares: Array, own: Array, neighbours: int) -> Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vaecausal_jax import mediation, surrogates
+from vaecausal_jax import manifold, mediation, surrogates
 from vaecausal_jax.data import Dataset
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
@@ -20,6 +20,9 @@ from vaecausal_jax.patching import Rows, patch_units, unit_patch, unit_starts
 from vaecausal_jax.sites import Array
 from vaecausal_jax.stored_sweeps import Part
 from vaecausal_jax.sweeps import sweep
+
+_CHECKED = 128
+"""Pairs or images whose patched activations are compared with natural ones."""
 
 
 def unit_patching(
@@ -44,19 +47,24 @@ def unit_patching(
         mesh: See ``sweep``.
 
     Returns:
-        A part a site, with the inner products of ``mediation.Gram``, (unit, pair) each.
+        A part a site, with the inner products of ``mediation.Gram``, (unit, pair) each, and
+        ``support``: how far out the patched activations lie, see ``manifold.support_scores``;
+        (unit, arm, checked pair), for the first 128 pairs. Arm 0 patches the reference, arm 1 the
+        target; NaN where a site holds codes, which have no distances.
     """
 
     def part(name):
         site = model.sites[name]
 
         def compute(inputs, index):
-            return mediation.unit_mediation(
+            gram = mediation.unit_mediation(
                 model.forward, sites=model.sites, name=name, units=index, mesh=mesh, **inputs
-            )._asdict()
+            )
+            return {**gram._asdict(), "support": _pair_support(model, name, inputs, index)}
 
         num_units = len(unit_starts(name, site))
         dims = _same_dims(mediation.Gram._fields, "unit", "pair")
+        dims |= {"support": ("unit", "arm", "checked")}
         return Part(name, compute, inputs, num_units, dims, {}, 2 * num_units * len(x0))
 
     inputs = _pair_inputs(params, x0, x1, eps)
@@ -225,8 +233,9 @@ def latent_doses(
         mesh: See ``sweep``.
 
     Returns:
-        One part: ``squared`` |y' - y|^2 and ``signed`` mean pixel change, (point, image), with
-        labels ``latent`` and ``dose``.
+        One part: ``squared`` |y' - y|^2 and ``signed`` mean pixel change, (point, image), and
+        ``support``, how far out the shifted latents lie (``manifold.support_scores``), (point,
+        checked image), for the first 128 images; with labels ``latent`` and ``dose``.
     """
     name = "latent/z"
     site = model.sites[name]
@@ -248,11 +257,14 @@ def latent_doses(
             start, dose = point
             return run(start, row._replace(donor=row.natural + dose * sd))
 
-        points = unit_starts(name, site, jnp.asarray(latent)[index]), jnp.asarray(dose)[index]
-        return sweep(shifted, points, rows, mesh=mesh)
+        units, sizes = jnp.asarray(latent)[index], jnp.asarray(dose)[index]
+        points = unit_starts(name, site, units), sizes
+        effects = sweep(shifted, points, rows, mesh=mesh)
+        steps = jax.nn.one_hot(units, site.num_units) * (sizes[:, None] * sd[None, :])
+        return {**effects, "support": _shift_support(z[:_CHECKED], steps)}
 
     inputs = {"params": params, "x": x, "eps": eps}
-    dims = _same_dims(("squared", "signed"), "point", "image")
+    dims = _same_dims(("squared", "signed"), "point", "image") | {"support": ("point", "checked")}
     coords = {"latent": ("point", latent), "dose": ("point", dose)}
     return [Part(name, compute, inputs, len(latent), dims, coords, len(latent) * len(x))]
 
@@ -406,6 +418,33 @@ def _pairs(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
     """Rows with both arms of a pair together: (pairs, 2, ...)."""
     rows = _paired_rows(model, name, inputs)
     return jax.tree.map(lambda leaf: jnp.stack(jnp.split(leaf, 2), axis=1), rows)
+
+
+def _pair_support(model: Model, name: str, inputs: Mapping[str, Any], units: Array) -> Array:
+    """Support scores of the first pairs with each unit patched, both ways: (units, 2, pairs)."""
+    first = {key: inputs[key][:_CHECKED] for key in ("x0", "x1", "eps")}
+    rows = _paired_rows(model, name, {**inputs, **first})
+    num = len(rows.natural)
+    if not jnp.issubdtype(rows.natural.dtype, jnp.floating):
+        return jnp.full((len(units), 2, num // 2), jnp.nan)
+    scores = manifold.unit_support_scores(
+        model.sites, name, rows.natural, rows.donor, units=units, neighbours=_neighbours(num)
+    )
+    return scores.reshape(len(units), 2, num // 2)
+
+
+def _shift_support(z: Array, steps: Array) -> Array:
+    """Support scores of codes (images, latents) after each step, (steps, images)."""
+    if len(z) < 2:
+        return jnp.full((len(steps), len(z)), jnp.nan)
+    shifted = (z[None] + steps[:, None]).reshape(-1, z.shape[1])
+    own = jnp.tile(jnp.arange(len(z)), len(steps))
+    scores = manifold.support_scores(shifted, z, own=own, neighbours=_neighbours(len(z)))
+    return scores.reshape(len(steps), len(z))
+
+
+def _neighbours(num: int) -> int:
+    return min(5, num - 1)
 
 
 def _joint_patch(model: Model, params: Any, name: str) -> Callable[[Array, Rows], Array]:

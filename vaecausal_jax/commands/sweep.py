@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from vaecausal_jax import questions, study
 from vaecausal_jax.commands.setting import progress_bars, report_to, use_machine
@@ -85,8 +86,21 @@ def run_sweep_command(command: SweepCommand) -> None:
     with progress_bars() as bars:
         path = run_stored(command.out, parts, spec, progress=report_to(bars, "sweep"))
     print(f"{path} written, {time.perf_counter() - start:.0f} s in all. Parts:")
+    if any("support" in part.dims for part in parts):
+        print("  (in brackets: how many patched runs lie farther out than 95% of natural ones)")
     for part in parts:
-        print(f"  xarray.open_zarr({str(path)!r}, group={part.name!r})")
+        print(f"  xarray.open_zarr({str(path)!r}, group={part.name!r}){_far_out(path, part)}")
+
+
+def _far_out(path: pathlib.Path, part: Part) -> str:
+    """The share of a part's patched runs that left the data, where it has one."""
+    if "support" not in part.dims:
+        return ""
+    support = xr.open_zarr(path, group=part.name)["support"].values
+    if np.isnan(support).all():
+        return ""
+    share = np.mean(support[~np.isnan(support)] > 0.95)
+    return f" ({share:.0%})"
 
 
 def _sweep_parts(command: SweepCommand, model: Model, params: Any, data: Dataset) -> list[Part]:

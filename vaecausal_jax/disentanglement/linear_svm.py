@@ -112,7 +112,9 @@ def _problems(codes, levels, sizes, cost) -> _Problems:
     # The classes in order are the same for every code.
     begin = np.repeat(np.arange(first[-1]), counts).reshape(len(sizes), rows) * rows
     values = np.empty((num_codes, rows))
-    keys = np.empty((num_codes, len(sizes), rows), np.min_scalar_type(-num_codes * first[-1] * rows))
+    keys = np.empty(
+        (num_codes, len(sizes), rows), np.min_scalar_type(-num_codes * first[-1] * rows)
+    )
     own = np.zeros((num_codes, len(sizes) * rows + 1), complex)
     everything = np.zeros((num_codes, rows + 1), complex)
     # A code at a time: what it needs stays in the cache.
@@ -195,6 +197,6 @@ def _sums_below(problems: _Problems, w: np.ndarray, b: np.ndarray) -> tuple[np.n
         )
     )
     return (
-        np.stack([own[1] - own[0], own_moments.real, own_moments.imag]),
-        np.stack([of_all[1] - of_all[0], all_moments.real, all_moments.imag]),
+        np.stack([own[1] - own[0], np.real(own_moments), np.imag(own_moments)]),
+        np.stack([of_all[1] - of_all[0], np.real(all_moments), np.imag(all_moments)]),
     )

@@ -220,9 +220,7 @@ def _binned(
 
 
 @functools.partial(jax.jit, static_argnames=("num_bins", "num_levels"))
-def _information(
-    bins: ArrayLike, levels: ArrayLike, num_bins: int, num_levels: int
-) -> Information:
+def _information(bins: ArrayLike, levels: ArrayLike, num_bins: int, num_levels: int) -> Information:
     """Mutual information and both entropies from the table of counts of every pair."""
     bins, levels = (jnp.asarray(a, jnp.int32).T for a in (bins, levels))
     codes, factors, rows = bins.shape[0], levels.shape[0], bins.shape[1]

@@ -121,10 +121,7 @@ def resample_two_level(
     if shared_images:
         change += _change_of_mean(image_key, by_image - value[..., None], num_replicates)
     spread = special.ndtri(0.5 + level / 2) * jnp.nanstd(change, axis=0)
-    low, high = (
-        jnp.where(spread > 0, divide(end, spread), 0.0)
-        for end in middle(change, level)
-    )
+    low, high = (jnp.where(spread > 0, divide(end, spread), 0.0) for end in middle(change, level))
     return TwoLevel(value, low, high, variance_components(samples, shared_images=shared_images))
 
 
