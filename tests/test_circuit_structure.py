@@ -107,7 +107,7 @@ def test_drawings_show_every_module_and_motif():
 def tables(units, faithfulness, z):
     """What one model's circuits.json says, in short."""
     factor = {"num_units": units, "num_candidates": 10, "cpr": 0.5, "cmd": None}
-    factor["smallest_faithful"] = 5
+    factor |= {"smallest_faithful": 5, "num_undecided": 3}
     factor["faithfulness_range"] = [0.0, faithfulness, 1.0]
     modularity = {"by_factor": {"excess": 0.1, "z": z}}
     return {
@@ -121,6 +121,7 @@ def test_numbers_of_a_model_are_means_over_factors_and_pairs():
     numbers = circuit_numbers(tables(4, 0.8, None))
     assert numbers["units"] == pytest.approx((0.4 + 0.0) / 2)
     assert numbers["units/k"] == 0.4
+    assert numbers["undecided"] == pytest.approx(0.3)
     assert numbers["faithfulness"] == pytest.approx(0.8)
     assert numbers["smallest"] == 0.5
     assert np.isnan(numbers["cmd"])

@@ -37,6 +37,7 @@ def test_command_writes_tables_drawings_and_a_page(tmp_path):
     nodes = [n for n in sizes if n not in ("input/image", "decoder/logits")]
     for factor in written["factors"].values():
         assert factor["num_candidates"] == sum(sizes[n] for n in nodes)
+        assert factor["num_units"] + factor["num_undecided"] <= factor["num_candidates"]
         assert factor["curve"][-1]["value"] == pytest.approx(1)
     with np.load(tmp_path / "out" / "effect_graph.npz") as saved:
         assert saved["size"].shape == (2 + sum(sizes[n] for n in nodes) + 1,) * 2

@@ -192,7 +192,7 @@ def test_study_interrupted_by_ctrl_c_goes_on_and_its_models_can_be_swept(tmp_pat
     assert (code, message) == (0, "")
     assert "vae, seed 0: 2 interventions, at most 40 forward passes" in printed
     effects = xr.open_zarr(tmp_path / "swept" / "effects.zarr", group="latent/z")
-    assert dict(effects.sizes) == {"unit": 2, "pair": 10}
+    assert dict(effects.sizes) == {"unit": 2, "pair": 10, "arm": 2, "checked": 10}
     for options, expected in (
         (("--num-pairs", "3"), "holds another sweep (parts.latent/z.inputs: saved"),
         (("--family", "vea"), "unknown model '--family vea --seed 0'. Did you mean"),

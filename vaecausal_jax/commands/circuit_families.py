@@ -19,6 +19,7 @@ Numbers = dict[str, float]
 
 TITLES = {
     "units": "units in a factor's circuit, share of all",
+    "undecided": "units that too few pairs left undecided, share of all",
     "faithfulness": "faithfulness, median over ablations",
     "smallest": "units that make 0.9 of a factor's effect, share of all",
     "cpr": "CPR: area under faithfulness over size",
@@ -50,6 +51,7 @@ def circuit_numbers(tables: Mapping[str, Any]) -> Numbers:
     by_factor = {
         name: {
             "units": f["num_units"] / f["num_candidates"],
+            "undecided": f["num_undecided"] / f["num_candidates"],
             "faithfulness": _nan(f["faithfulness_range"][1]),
             "smallest": _nan(f["smallest_faithful"]) / f["num_candidates"],
             "cpr": _nan(f["cpr"]),
@@ -57,7 +59,7 @@ def circuit_numbers(tables: Mapping[str, Any]) -> Numbers:
         }
         for name, f in tables["factors"].items()
     }
-    for word in ("units", "faithfulness", "smallest", "cpr", "cmd"):
+    for word in ("units", "undecided", "faithfulness", "smallest", "cpr", "cmd"):
         values = {name: row[word] for name, row in by_factor.items()}
         numbers |= {f"{word}/{name}": value for name, value in values.items()}
         numbers[word] = _mean(list(values.values()))
