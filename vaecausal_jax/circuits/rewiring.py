@@ -236,7 +236,7 @@ def _traded(rng, matrix, num_graphs, trades_per_row) -> np.ndarray:
     signs = np.repeat(np.sign(matrix).astype(np.int8)[None], num_graphs, axis=0)
     order = np.repeat(np.arange(height)[None], num_graphs, axis=0)
     graph, half = np.arange(num_graphs)[:, None], height // 2
-    for _ in range(max(trades_per_row, math.ceil(_LEAST_TRADES / height))):
+    for _ in range(max(trades_per_row, math.ceil(_LEAST_TRADES / max(height, 1)))):
         order = rng.permuted(order, axis=1)
         pair = order[:, :half], order[:, half : 2 * half]
         shares = _shared_out(rng, *(signs[graph, side] for side in pair))
