@@ -1,5 +1,6 @@
 """The command that finds the circuits of factors, on a small untrained model."""
 
+import dataclasses
 import json
 
 import jax
@@ -55,3 +56,20 @@ def test_comparing_all_models_refuses_the_choice_of_one_before_anything_starts(o
     asked = command.CircuitsCommand(study=tmp_path, compare=True, **options)
     with pytest.raises(ValueError, match="leave out --family and --seed"):
         command.run_circuits_command(asked)
+
+
+def test_a_model_that_was_done_is_kept_if_the_same_was_asked(tmp_path):
+    asked = command.CircuitsCommand(study=tmp_path, compare=True)
+    setting, params = {"family": "vae", "seed": 0}, {"w": np.ones(2)}
+    inputs = command._inputs(asked, params, setting)
+    tables = {"inputs": inputs, "factors": {}}
+    (tmp_path / "circuits.json").write_text(json.dumps(tables))
+    assert command._finished(tmp_path, inputs) is None  # No page: it was interrupted.
+    (tmp_path / "report.html").write_text("")
+    assert command._finished(tmp_path, inputs) == tables
+    for other in (
+        command._inputs(asked, {"w": np.zeros(2)}, setting),
+        command._inputs(dataclasses.replace(asked, q=0.1), params, setting),
+        command._inputs(asked, params, {**setting, "seed": 1}),
+    ):
+        assert command._finished(tmp_path, other) is None

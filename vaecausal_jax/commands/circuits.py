@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaecausal_jax import study
+from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.circuits.by_factor import (
     FactorCircuit,
     FactorMap,
@@ -43,7 +44,7 @@ from vaecausal_jax.commands.circuit_families import circuit_numbers, write_compa
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.manifests import write_text
+from vaecausal_jax.manifests import tree_digest, write_text
 from vaecausal_jax.models import Model
 from vaecausal_jax.sites import unknown_choice
 
@@ -55,7 +56,8 @@ class CircuitsCommand:
     """Find the circuit of every ground-truth factor in one trained model of a study, or in all.
 
     Writes circuits.json (circuits, faithfulness, overlaps, modules, motifs, the map between
-    factors), effect_graph.npz (all effects between units), drawings and report.html.
+    factors), effect_graph.npz (all effects between units), drawings and report.html. A comparison
+    of all models, interrupted and run again with the same arguments, keeps the models it has done.
 
     Attributes:
         study: Folder of a finished study.
@@ -121,7 +123,9 @@ def run_circuits_command(command: CircuitsCommand) -> None:
         params = jax.tree.map(lambda leaf, i=number: leaf[i], trained.params)
         out = command.out / family / f"seed{seed}" if command.compare else command.out
         setting = {"family": family, "seed": seed, "study": study.as_json(config)}
-        tables = write_circuits(command, out, trained.model, params, data, setting)
+        tables = _finished(out, _inputs(command, params, setting)) if command.compare else None
+        if tables is None:
+            tables = write_circuits(command, out, trained.model, params, data, setting)
         numbers[family, seed] = circuit_numbers(tables)
     if command.compare:
         write_comparison(command.out, numbers)
@@ -198,18 +202,34 @@ def write_circuits(
         scores = {name: f.scores for name, f in found.items()}
         structure = graph_structure(keys[6], graph, circuits, scores, q=command.q)
     tables = _tables(found, graph, overlaps, mapped, structure, command.q)
-    asked = {
-        key: getattr(command, key)
-        for key in ("num_pairs", "num_images", "q", "min_share", "min_effect", "sites", "factors")
-    }
+    inputs = _inputs(command, params, setting)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "circuits.json", json.dumps({**setting, **asked, **tables}, indent=1))
+    (out / "report.html").unlink(missing_ok=True)  # Written last, it says that all is there.
+    write_text(out / "circuits.json", json.dumps({"inputs": inputs, **tables}, indent=1))
     _write_graph(out / "effect_graph.npz", graph)
     figures = _figures(found, graph, overlaps, mapped, structure, command.q)
     for name, figure in figures.items():
         figure.savefig(out / f"{name}.png", dpi=130)
     write_text(out / "report.html", _page(tables, list(figures), setting))
     return tables
+
+
+def _inputs(command: CircuitsCommand, params: Any, setting: dict[str, Any]) -> dict[str, Any]:
+    """What determines the numbers, as JSON values."""
+    asked = {
+        key: getattr(command, key)
+        for key in ("num_pairs", "num_images", "q", "min_share", "min_effect", "sites", "factors")
+    }
+    about = {**setting, **asked, "params": tree_digest(params), "versions": versions()}
+    return json.loads(json.dumps(about))
+
+
+def _finished(out: pathlib.Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The tables of an earlier call, if it finished and was asked the same."""
+    if not (out / "report.html").is_file():
+        return None
+    tables = json.loads((out / "circuits.json").read_text())
+    return tables if tables.get("inputs") == inputs else None
 
 
 def _factor_pairs(
