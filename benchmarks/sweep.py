@@ -137,9 +137,9 @@ class Ours:
     def __init__(self, model, path, num_images):
         # Inputs lie where they are used; else every call would move the parameters.
         mesh = our_mesh(num_images)
+        images_on = [axis for axis in mesh.axis_names if axis == "contexts"]
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        of_images = everywhere.update(spec=jax.sharding.PartitionSpec(*mesh.axis_names))
-        placed = of_images if mesh.axis_names == ("contexts",) else everywhere
+        placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*images_on))
         params, images = read_inputs(path, num_images)
         self.params = jax.device_put(params, everywhere)
         self.x, self.eps, donor = jax.device_put(images, placed)

@@ -8,7 +8,8 @@
     union         units patched one after another, in either order, are units patched together
     identities    TE = PNDE + TNIE = TNDE + PNIE, whatever the mediator
 
-Numbers are largest differences over pairs of images, relative to the largest total effect.
+Numbers are largest differences over pairs of images, relative to the largest total effect. Those to
+be met bit for bit may not differ at all, the others by 1e-5; NaN is a failure.
 
     python experiments/quick/invariants.py --study runs/quick
 """
@@ -26,6 +27,7 @@ from vaecausal_jax.data import images, minimal_pairs
 
 NAME = "decoder/dense1"
 BOUND = 1e-5
+EXACT = ("own value", "silent", "backwards")
 
 
 def deviations(model, params, x0, x1, eps):
@@ -116,10 +118,10 @@ def main():
         print(
             f"{f'{family}, seed {seed}':22}" + "".join(f"{float(v):12.1e}" for v in found.values())
         )
-        worst = {name: max(worst.get(name, 0.0), float(v)) for name, v in found.items()}
-    failed = [name for name, v in worst.items() if not v <= BOUND or np.isnan(v)]
+        worst = {name: np.maximum(worst.get(name, 0.0), float(v)) for name, v in found.items()}
+    failed = [n for n, v in worst.items() if not v <= (0.0 if n in EXACT else BOUND)]
     if failed:
-        raise SystemExit(f"beyond {BOUND:g}: {', '.join(failed)}")
+        raise SystemExit(f"does not hold: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -117,13 +117,14 @@ def run_circuits_command(command: CircuitsCommand) -> None:
             raise ValueError(unknown_choice("model", given, valid))
     numbers = {}
     for done, (family, seed) in enumerate(labels):
-        if command.compare:
-            print(f"{family}, seed {seed}: model {done + 1} of {len(labels)}", flush=True)
         number = trained.labels.index((family, seed))
         params = jax.tree.map(lambda leaf, i=number: leaf[i], trained.params)
         out = command.out / family / f"seed{seed}" if command.compare else command.out
         setting = {"family": family, "seed": seed, "study": study.as_json(config)}
         tables = _finished(out, _inputs(command, params, setting)) if command.compare else None
+        if command.compare:
+            kept = "" if tables is None else ", done before"
+            print(f"{family}, seed {seed}: model {done + 1} of {len(labels)}{kept}", flush=True)
         if tables is None:
             tables = write_circuits(command, out, trained.model, params, data, setting)
         numbers[family, seed] = circuit_numbers(tables)
@@ -226,7 +227,7 @@ def _inputs(command: CircuitsCommand, params: Any, setting: dict[str, Any]) -> d
 
 def _finished(out: pathlib.Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """The tables of an earlier call, if it finished and was asked the same."""
-    if not (out / "report.html").is_file():
+    if not all((out / name).is_file() for name in ("report.html", "circuits.json")):
         return None
     tables = json.loads((out / "circuits.json").read_text())
     return tables if tables.get("inputs") == inputs else None
