@@ -316,8 +316,9 @@ def run_benchmark(args, data, workers):
         + f"{'cores':>7}{'per core':>10}{'compile':>10}"
     )
     for family in args.families:
-        # Its discriminator's 5 million weights make a step much longer.
-        total = max(1, args.steps // 8) if family == "factor_vae" else args.steps
+        # Its discriminator's 5 million weights make a step longer. A program of a step or two would
+        # measure the copying of its state.
+        total = max(args.seeds * 5, args.steps // 8) if family == "factor_vae" else args.steps
         trainer = make_trainer(family, args.size, total)
         init, init_seconds = timed_compile(trainer.init, jax.random.key(0))
         compile_seconds[f"{family}/{args.size}/init"] = init_seconds

@@ -454,14 +454,6 @@ def test_partitions_with_lone_nodes_and_with_one_module_are_compared():
     assert scores.normalised_mutual_information(np.zeros(4, int), np.arange(4)) == 0
 
 
-def test_turning_an_edge_is_one_step():
-    chain = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0]], bool)
-    turned = np.array([[0, 0, 0], [1, 0, 1], [0, 0, 0]], bool)
-    assert scores.structural_hamming_distance(chain, chain) == 0
-    assert scores.structural_hamming_distance(turned, chain) == 1
-    assert scores.structural_hamming_distance(np.zeros((3, 3), bool), chain) == 2
-
-
 def test_rates_of_calls_and_errors_of_effects():
     hits, truth = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
     assert scores.false_discovery_proportion(hits, truth) == 0.5
@@ -489,10 +481,6 @@ def test_rates_of_calls_and_errors_of_effects():
         (lambda: scores.auroc([1.0, 2.0], np.array([True])), r"that of the truth, \(1,\)"),
         (lambda: scores.f1(np.ones(2), np.ones(2, bool)), "see called"),
         (lambda: scores.called([1.0], threshold=1.0), "threshold must lie"),
-        (
-            lambda: scores.structural_hamming_distance(np.eye(2), np.eye(3)),
-            "must be square and of one size",
-        ),
     ],
 )
 def test_bad_networks_and_scores_are_refused(call, message):

@@ -13,10 +13,11 @@ matrix product and some moving of data. The forms differ only in what is moved:
 
 All equal `flax.linen.Conv` / `flax.linen.ConvTranspose` with `padding="SAME"`, without bias, on
 kernels in Flax's layout `(kh, kw, in, out)`. The form that is fastest forward does not have the
-fastest gradient, so a convolution that is differentiated takes another: the one custom rule here,
-which differentiates that other form plainly, in any mode and order. Channels are taken apart with
-`jnp.split`, not by slicing: the gradient of a split is one concatenation, that of slices a slow sum
-of padded arrays.
+fastest gradient, so a convolution that is differentiated takes another: a custom rule here
+differentiates that other form plainly, in any mode and order. Products are `product`, whose
+gradient in the kernel stays one product under `vmap`. Channels are taken apart with `jnp.split`,
+not by slicing: the gradient of a split is one concatenation, that of slices a slow sum of padded
+arrays.
 
 `benchmarks/convolution.py` measures the forms; the rules in `conv_form` and
 `conv_transpose_form` come from it.
@@ -28,6 +29,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from vaecausal_jax.products import product
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -80,11 +83,9 @@ def conv_form(
     *window, channels, features = kernel_shape
     if backend != "cpu":
         return conv_lax
-    if channels < 8:
-        return conv_patches
     if not differentiated:
-        return conv_lax
-    if (*window, stride) != (4, 4, 2):
+        return conv_patches if channels < 8 else conv_lax
+    if (*window, stride) != (4, 4, 2) or channels < 4:
         return conv_patches
     if min(x_shape[:2]) >= 32 and features <= channels:
         return conv_shift_add
@@ -103,13 +104,13 @@ def conv_transpose_form(
 
     On a CPU, for a 4x4 kernel at stride 2: gathering moves `4 * in` values a pixel and overlap-add
     `16 * out`, but gathering computes the borders twice. Forward, gathering pays for a few input
-    channels; it has the faster gradient, where adding pays only for a few output channels.
+    channels; it has the faster gradient where it moves less.
     """
     del x_shape  # The rule does not need it; a measured one may.
     *window, channels, features = kernel_shape
     if backend != "cpu" or (*window, stride) != (4, 4, 2):
         return conv_transpose_lax
-    gather = features > 4 if differentiated else channels < 8
+    gather = 4 * features > channels if differentiated else channels < 8
     return conv_transpose_patches if gather else conv_transpose_overlap_add
 
 
@@ -146,15 +147,22 @@ def conv_lax(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
 
 def conv_patches(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     """Any kernel and stride: gathers every window (kh * kw * in), then one product."""
-    kh, kw, _, features = kernel.shape
+    kh, kw, channels, features = kernel.shape
     height, width = (-(-size // stride) for size in x.shape[:2])
     x = jnp.pad(x, (_same(x.shape[0], kh, stride), _same(x.shape[1], kw, stride), (0, 0)))
+    if kh % stride == kw % stride == 0:
+        # Without stride on blocks of pixels: fewer and longer pieces to gather.
+        kh, kw, s = kh // stride, kw // stride, stride
+        x = x.reshape(height + kh - 1, s, width + kw - 1, s * channels).swapaxes(1, 2)
+        x = x.reshape(height + kh - 1, width + kw - 1, s * s * channels)
+        kernel = kernel.reshape(kh, s, kw, s, channels, features).swapaxes(1, 2)
+        stride = 1
     windows = [
         x[i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
         for i in range(kh)
         for j in range(kw)
     ]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, features)
+    return product(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, features))
 
 
 def conv_shift_add(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array:
@@ -165,7 +173,7 @@ def conv_shift_add(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.A
     blocks = rows.swapaxes(1, 2).reshape(height, width, 2 * channels)
     # Kernel index i = 2 * (which block) + (row in the block), and likewise for columns.
     weights = kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(1, 3, 4, 0, 2, 5)
-    parts = blocks @ weights.reshape(2 * channels, -1)
+    parts = product(blocks, weights.reshape(2 * channels, -1))
     top_left, top_right, bottom_left, bottom_right = jnp.split(parts, 4, axis=-1)
     top = top_left[:-1, :-1] + top_right[:-1, 1:]
     return top + bottom_left[1:, :-1] + bottom_right[1:, 1:]
@@ -178,7 +186,7 @@ def conv_mixed(x: jax.Array, kernel: jax.Array, *, stride: int = 2) -> jax.Array
     height, _, _, channels = rows.shape
     gathered = [rows[i // 2 : i // 2 + height - 1, i % 2] for i in range(4)]
     weights = kernel.reshape(4, 2, 2, *kernel.shape[2:]).transpose(0, 2, 3, 1, 4)
-    parts = jnp.concatenate(gathered, axis=-1) @ weights.reshape(4 * channels, -1)
+    parts = product(jnp.concatenate(gathered, axis=-1), weights.reshape(4 * channels, -1))
     left, right = jnp.split(parts, 2, axis=-1)
     return left[:, :-1] + right[:, 1:]
 
@@ -222,12 +230,12 @@ def _blocks_of_windows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
     corners = [x[a : a + height + 1, b : b + width + 1] for a in (0, 1) for b in (0, 1)]
     weights = _transposed_weights(kernel).transpose(0, 2, 4, 1, 3, 5).reshape(4 * channels, -1)
-    return _interleave(jnp.concatenate(corners, axis=-1) @ weights)
+    return _interleave(product(jnp.concatenate(corners, axis=-1), weights))
 
 
 def _overlapping_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
     weights = _transposed_weights(kernel).transpose(4, 0, 2, 1, 3, 5).reshape(x.shape[-1], -1)
-    parts = jnp.split(x @ weights, 4, axis=-1)
+    parts = jnp.split(product(x, weights), 4, axis=-1)
     corners = [(a, b) for a in (0, 1) for b in (0, 1)]
     blocks = [
         jnp.pad(part, ((1 - a, a), (1 - b, b), (0, 0)))

@@ -54,14 +54,15 @@ def sap_continuous(codes: ArrayLike, factors: ArrayLike) -> Score:
     factors = np.asarray(check_codes(factors), np.float64)
     if len(factors) != len(codes):
         raise ValueError(f"{len(codes)} rows of codes and {len(factors)} rows of factors.")
-    covariance = np.cov(codes, factors, rowvar=False)
-    width = codes.shape[1]
-    of_code, of_factor = np.split(np.diag(covariance), [width])
-    if not of_factor.all():
-        raise ValueError(f"factor {np.argmin(of_factor)} is constant: leave the column out.")
+    constant = (factors == factors[0]).all(axis=0)
+    if constant.any():
+        raise ValueError(f"factor {np.argmax(constant)} is constant: leave the column out.")
+    codes, factors = codes - codes.mean(axis=0), factors - factors.mean(axis=0)
+    covariance = codes.T @ factors / (len(codes) - 1)
+    of_code, of_factor = (np.einsum("ij,ij->j", x, x) / (len(codes) - 1) for x in (codes, factors))
     alive = of_code > 1e-12
     scale = np.where(alive, of_code, 1.0)[:, None] * of_factor[None, :]
-    square = covariance[:width, width:] ** 2 / scale
+    square = covariance**2 / scale
     return _gap_score(np.where(alive[:, None], square, 0.0))
 
 

@@ -34,7 +34,7 @@ def bernoulli() -> Likelihood:
         # written so that the gradient at l = 0 is right: that of abs would not cancel the kink.
         positive = jax.nn.relu(logits)
         softplus = positive + jnp.log1p(jnp.exp(logits - 2.0 * positive))
-        return jnp.sum(images * logits - softplus, axis=(-3, -2, -1))
+        return _sum_over_pixels(images * logits - softplus)
 
     return Likelihood("bernoulli", "logits", log_prob, jax.nn.sigmoid)
 
@@ -44,7 +44,7 @@ def gaussian(variance: float = 1.0) -> Likelihood:
     constant = math.log(2 * math.pi * variance)
 
     def log_prob(means, images):
-        return -0.5 * jnp.sum((images - means) ** 2 / variance + constant, axis=(-3, -2, -1))
+        return -0.5 * _sum_over_pixels((images - means) ** 2 / variance + constant)
 
     return Likelihood("gaussian", "mean", log_prob, lambda means: means)
 
@@ -59,9 +59,18 @@ def multinomial() -> Likelihood:
     axes = (-3, -2, -1)
 
     def log_prob(logits, counts):
-        return jnp.sum(counts * jax.nn.log_softmax(logits, axis=axes), axis=axes)
+        return _sum_over_pixels(counts * jax.nn.log_softmax(logits, axis=axes))
 
     def mean(logits):
         return jax.nn.softmax(logits, axis=axes)
 
     return Likelihood("multinomial", "logits", log_prob, mean)
+
+
+def _sum_over_pixels(values: Array) -> Array:
+    """Sums the last three axes as a product with ones.
+
+    XLA's CPU sums are slow in what is fused into them: sixteen times slower here, for a logarithm.
+    """
+    ones = jnp.ones(values.shape[-3:], values.dtype)
+    return jnp.tensordot(values, ones, 3, precision=jax.lax.Precision.HIGHEST)

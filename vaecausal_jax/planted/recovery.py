@@ -11,6 +11,7 @@ from vaecausal_jax.circuits.modularity import bipartite_modularity
 from vaecausal_jax.circuits.partitions import factor_partition
 from vaecausal_jax.circuits.roles import UnitRoles, unit_roles
 from vaecausal_jax.effects import UnitEffects, resample_effects, total_index
+from vaecausal_jax.factor_graph import graph_score
 from vaecausal_jax.inference import (
     Estimate,
     bootstrap_mean,
@@ -142,9 +143,7 @@ def recovery_scores(
     if truth.roles is not None:
         result["role_f1"] = scores.roles_f1(found.roles, truth.roles)
     if truth.factor_graph is not None:
-        result["graph_shd"] = float(
-            scores.structural_hamming_distance(found.factor_graph, truth.factor_graph)
-        )
+        result["graph_shd"] = float(graph_score(found.factor_graph, truth.factor_graph).shd)
     return result
 
 

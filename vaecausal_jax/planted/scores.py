@@ -158,23 +158,6 @@ def roles_f1(found: Any, truth: Mapping[str, ArrayLike]) -> float:
     return f1(np.stack([of[n] for n in names]), np.stack([np.asarray(truth[n]) for n in names]))
 
 
-def structural_hamming_distance(found: ArrayLike, truth: ArrayLike) -> int:
-    """Edges to add, remove or turn round to make one directed graph the other.
-
-    Args:
-        found: (nodes, nodes) booleans, sources by targets; the diagonal is not compared.
-        truth: Likewise.
-    """
-    found, truth = np.asarray(found, bool), np.asarray(truth, bool)
-    if found.shape != truth.shape or found.ndim != 2 or found.shape[0] != found.shape[1]:
-        raise ValueError(
-            f"found {found.shape} and truth {truth.shape} must be square and of one size."
-        )
-    differs = (found != truth) & ~np.eye(len(found), dtype=bool)
-    # A pair of nodes counts once, however many of its two edges differ: turning one is one step.
-    return int(np.triu(differs | differs.T).sum())
-
-
 def passes_to_reach(
     score: Callable[[int], tuple[float, float]], sizes: Sequence[int], *, target: float = 0.99
 ) -> float:
