@@ -50,19 +50,20 @@ def sap_continuous(codes: ArrayLike, factors: ArrayLike) -> Score:
     Raises:
         ValueError: Codes or factors of the wrong shape, or a constant factor.
     """
-    codes = np.asarray(check_codes(codes, least=2), np.float64)
-    factors = np.asarray(check_codes(factors), np.float64)
+    codes, factors = check_codes(codes, least=2), check_codes(factors)
     if len(factors) != len(codes):
         raise ValueError(f"{len(codes)} rows of codes and {len(factors)} rows of factors.")
-    constant = (factors == factors[0]).all(axis=0)
+    # One column a row, so that sums run along memory.
+    codes, factors = (np.array(x.T, np.float64, order="C") for x in (codes, factors))
+    constant = (factors == factors[:, :1]).all(axis=1)
     if constant.any():
         raise ValueError(f"factor {np.argmax(constant)} is constant: leave the column out.")
-    codes, factors = codes - codes.mean(axis=0), factors - factors.mean(axis=0)
-    covariance = codes.T @ factors / (len(codes) - 1)
-    of_code, of_factor = (np.einsum("ij,ij->j", x, x) / (len(codes) - 1) for x in (codes, factors))
-    alive = of_code > 1e-12
+    for x in (codes, factors):
+        x -= x.mean(axis=1, keepdims=True)
+    of_code, of_factor = (np.einsum("ij,ij->i", x, x) for x in (codes, factors))
+    alive = of_code > 1e-12 * (codes.shape[1] - 1)
     scale = np.where(alive, of_code, 1.0)[:, None] * of_factor[None, :]
-    square = covariance**2 / scale
+    square = (codes @ factors.T) ** 2 / scale
     return _gap_score(np.where(alive[:, None], square, 0.0))
 
 
