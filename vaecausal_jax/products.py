@@ -1,10 +1,13 @@
-"""A matrix product that stays one product of two matrices under `vmap`.
+"""Matrix products where XLA's CPU compiler, left alone, does something slower.
 
 `jax.vmap` of `rows @ weights` over images gives a product of a (images, rows, channels) array. That
 is as fast as of a tall matrix (images * rows, channels), but its gradient in the weights is not:
 a sum over two axes, for which XLA's CPU compiler rearranges an operand and takes a slow product.
 `product` is `rows @ weights` whose rule under `vmap` stacks the images' rows. What surrounds it
 (derivatives of any mode and order, `vmap` over weights, `scan`, `shard_map`) finds JAX's own rules.
+
+`total` is a sum, taken as a product with ones: what is fused into a sum runs slowly, a logarithm
+most of all.
 """
 
 import jax
@@ -20,6 +23,12 @@ def product(rows: jax.Array, weights: jax.Array) -> jax.Array:
         return rows @ weights  # In `shard_map`, JAX's own product sums the gradient over devices.
     tall = rows.reshape(-1, rows.shape[-1])
     return _product.bind(tall, weights).reshape(*rows.shape[:-1], weights.shape[-1])
+
+
+def total(values: jax.Array, num_axes: int) -> jax.Array:
+    """Sums the last `num_axes` axes; equal to `jnp.sum` to rounding."""
+    ones = jnp.ones(values.shape[values.ndim - num_axes :], values.dtype)
+    return jnp.tensordot(values, ones, num_axes, precision=lax.Precision.HIGHEST)
 
 
 def _varying(x: jax.Array) -> frozenset[str]:

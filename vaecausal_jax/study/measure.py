@@ -301,7 +301,7 @@ def _site_level(
         return {
             "along": jnp.sum(change * (to_outcome(partner) - clean)),
             "squared": jnp.sum(change**2),
-            "pixels": jnp.sum((image - jax.nn.sigmoid(row.clean)) ** 2),
+            "pixels": total((image - jax.nn.sigmoid(row.clean)) ** 2, image.ndim),
             "factors": jax.lax.cond(
                 reads,
                 lambda: inputs.readout.change(columns, inputs.readout(image)),
