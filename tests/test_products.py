@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from vaecausal_jax.products import product, total
+from vaecausal_jax.products import product, sum_last
 
 IMAGES, ROWS, CHANNELS, FEATURES = 3, 5, 4, 2
 
@@ -125,16 +125,16 @@ def test_lowers_for_other_devices(platform):
 
 
 @pytest.mark.parametrize("num_axes", [0, 1, 2, 3])
-def test_totals_are_sums_in_value_and_gradient(num_axes):
+def test_sums_over_the_last_axes_in_value_and_gradient(num_axes):
     values = _draw(IMAGES, ROWS, CHANNELS)
     axes = tuple(range(3 - num_axes, 3))
-    found, pullback = jax.vjp(lambda v: total(v, num_axes), values)
+    found, pullback = jax.vjp(lambda v: sum_last(v, num_axes), values)
     np.testing.assert_allclose(found, np.sum(np.float64(values), axes), rtol=1e-6, atol=1e-6)
     weights = _draw(*found.shape) if found.shape else jnp.float32(2.0)
     expected = np.broadcast_to(np.expand_dims(weights, axes), values.shape)
     np.testing.assert_array_equal(pullback(weights)[0], expected)
 
 
-def test_a_total_of_an_infinity_is_infinite_and_of_a_nan_nan():
-    assert total(jnp.array([1.0, jnp.inf]), 1) == jnp.inf
-    assert jnp.isnan(total(jnp.array([1.0, jnp.nan]), 1))
+def test_a_sum_of_an_infinity_is_infinite_and_of_a_nan_nan():
+    assert sum_last(jnp.array([1.0, jnp.inf]), 1) == jnp.inf
+    assert jnp.isnan(sum_last(jnp.array([1.0, jnp.nan]), 1))

@@ -6,7 +6,7 @@ a sum over two axes, for which XLA's CPU compiler rearranges an operand and take
 `product` is `rows @ weights` whose rule under `vmap` stacks the images' rows. What surrounds it
 (derivatives of any mode and order, `vmap` over weights, `scan`, `shard_map`) finds JAX's own rules.
 
-`total` is a sum, taken as a product with ones: what is fused into a sum runs slowly, a logarithm
+`sum_last` is a sum, taken as a product with ones: what is fused into a sum runs slowly, a logarithm
 most of all.
 """
 
@@ -25,7 +25,7 @@ def product(rows: jax.Array, weights: jax.Array) -> jax.Array:
     return _product.bind(tall, weights).reshape(*rows.shape[:-1], weights.shape[-1])
 
 
-def total(values: jax.Array, num_axes: int) -> jax.Array:
+def sum_last(values: jax.Array, num_axes: int) -> jax.Array:
     """Sums the last `num_axes` axes; equal to `jnp.sum` to rounding."""
     ones = jnp.ones(values.shape[values.ndim - num_axes :], values.dtype)
     return jnp.tensordot(values, ones, num_axes, precision=lax.Precision.HIGHEST)

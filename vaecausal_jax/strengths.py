@@ -34,7 +34,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.patching import unit_starts
-from vaecausal_jax.products import total
+from vaecausal_jax.products import sum_last
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
 from vaecausal_jax.sweeps import Block, sweep
 from vaecausal_jax.tensors import Change, difference
@@ -124,7 +124,7 @@ def bernoulli_nats(logits: Array, other: Array) -> Array:
     log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     log_q, log_not_q = jax.nn.log_sigmoid(other), jax.nn.log_sigmoid(-other)
     p = jax.nn.sigmoid(logits)
-    return total(p * (log_p - log_q) + (1 - p) * (log_not_p - log_not_q), logits.ndim)
+    return sum_last(p * (log_p - log_q) + (1 - p) * (log_not_p - log_not_q), logits.ndim)
 
 
 def gaussian_nats(variance: float) -> Divergence:

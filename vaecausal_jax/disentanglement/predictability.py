@@ -50,11 +50,11 @@ def sap_continuous(codes: ArrayLike, factors: ArrayLike) -> Score:
     Raises:
         ValueError: Codes or factors of the wrong shape, or a constant factor.
     """
-    codes, factors = check_codes(codes, least=2), check_codes(factors)
-    if len(factors) != len(codes):
-        raise ValueError(f"{len(codes)} rows of codes and {len(factors)} rows of factors.")
-    # One column a row, so that sums run along memory.
-    codes, factors = (np.array(x.T, np.float64, order="C") for x in (codes, factors))
+    tables = check_codes(codes, least=2), check_codes(factors)
+    if len(tables[0]) != len(tables[1]):
+        raise ValueError(f"{len(tables[0])} rows of codes and {len(tables[1])} rows of factors.")
+    # Columns as rows, so that sums run along memory.
+    codes, factors = (np.array(table.T, np.float64, order="C") for table in tables)
     constant = (factors == factors[:, :1]).all(axis=1)
     if constant.any():
         raise ValueError(f"factor {np.argmax(constant)} is constant: leave the column out.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vaecausal_jax.products import total
+from vaecausal_jax.products import sum_last
 from vaecausal_jax.sites import Array
 
 
@@ -35,7 +35,7 @@ def bernoulli() -> Likelihood:
         # written so that the gradient at l = 0 is right: that of abs would not cancel the kink.
         positive = jax.nn.relu(logits)
         softplus = positive + jnp.log1p(jnp.exp(logits - 2.0 * positive))
-        return total(images * logits - softplus, 3)
+        return sum_last(images * logits - softplus, 3)
 
     return Likelihood("bernoulli", "logits", log_prob, jax.nn.sigmoid)
 
@@ -45,7 +45,7 @@ def gaussian(variance: float = 1.0) -> Likelihood:
     constant = math.log(2 * math.pi * variance)
 
     def log_prob(means, images):
-        return -0.5 * total((images - means) ** 2 / variance + constant, 3)
+        return -0.5 * sum_last((images - means) ** 2 / variance + constant, 3)
 
     return Likelihood("gaussian", "mean", log_prob, lambda means: means)
 
@@ -60,7 +60,7 @@ def multinomial() -> Likelihood:
     axes = (-3, -2, -1)
 
     def log_prob(logits, counts):
-        return total(counts * jax.nn.log_softmax(logits, axis=axes), 3)
+        return sum_last(counts * jax.nn.log_softmax(logits, axis=axes), 3)
 
     def mean(logits):
         return jax.nn.softmax(logits, axis=axes)
