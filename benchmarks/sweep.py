@@ -472,8 +472,10 @@ def measure(args, ours, settings, pools, num_images, num_units):
     """
     wanted = args.pairs_per_site or max(4, 1024 // num_images)
     rounds, rates, products = {name: [] for name in ("ours", *settings)}, [], MatrixProducts()
-    for number in range(args.rounds):
-        progress(f"{num_images} images, round {number + 1} of {args.rounds}")
+    # At one image a call takes milliseconds, and how fast two cores wake decides a single one.
+    num_rounds = args.rounds if num_images > 1 else 5 * args.rounds
+    for number in range(num_rounds):
+        progress(f"{num_images} images, round {number + 1} of {num_rounds}")
         time.sleep(0.1)  # Threads of the run before stop spinning.
         rates.append(products.round())
         prepare, seconds = ours.round()
@@ -615,7 +617,7 @@ def print_arithmetic(model, params):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", help="1 16 64, or 4 with --quick")
-    parser.add_argument("--rounds", type=int, help="5, or 2 with --quick")
+    parser.add_argument("--rounds", type=int, help="5, or 2 with --quick; times 5 at one image")
     parser.add_argument(
         "--pairs-per-site",
         type=int,
