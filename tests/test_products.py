@@ -115,6 +115,17 @@ def test_vmapped_gradient_contracts_one_axis():
     assert dots == [[(CHANNELS, IMAGES * ROWS), (IMAGES * ROWS, FEATURES)]]
 
 
+def test_precision_is_that_of_tracing_in_value_and_gradient():
+    def loss(rows, weights):
+        return _nonlinear(jax.vmap(product, (0, None)), rows, weights)
+
+    arguments = _draw(IMAGES, ROWS, CHANNELS), _draw(CHANNELS, FEATURES)
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(*arguments)
+    text = traced.lower().as_text()
+    assert text.count("dot_general") == text.count("[HIGHEST, HIGHEST]") == 3
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_lowers_for_other_devices(platform):
     gradient = jax.jit(jax.grad(functools.partial(_nonlinear, jax.vmap(product, (0, None)))))

@@ -10,6 +10,8 @@ a sum over two axes, for which XLA's CPU compiler rearranges an operand and take
 most of all.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,7 +24,10 @@ def product(rows: jax.Array, weights: jax.Array) -> jax.Array:
     if _varying(rows) != _varying(weights):
         return rows @ weights  # In `shard_map`, JAX's own product sums the gradient over devices.
     tall = rows.reshape(-1, rows.shape[-1])
-    return _product.bind(tall, weights).reshape(*rows.shape[:-1], weights.shape[-1])
+    # Read while tracing, as JAX's own products do: lowering may come after the setting has ended.
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore
+    flat = _product.bind(tall, weights, precision=precision)
+    return flat.reshape(*rows.shape[:-1], weights.shape[-1])
 
 
 def sum_last(values: jax.Array, num_axes: int) -> jax.Array:
@@ -38,25 +43,32 @@ def _varying(x: jax.Array) -> frozenset[str]:
     return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying  # pyright: ignore
 
 
-def _plain(rows: jax.Array, weights: jax.Array) -> jax.Array:
-    return lax.dot(rows, weights)
+def _plain(rows, weights, *, precision):
+    return lax.dot(rows, weights, precision=precision)
 
 
-def _batched(operands, axes):
+def _abstract(rows, weights, **setting):
+    plain = functools.partial(_plain, **setting)
+    return jax.make_jaxpr(plain)(rows, weights).out_avals[0]
+
+
+def _batched(operands, axes, **setting):
     rows, weights = operands
     rows_axis, weights_axis = axes
     if weights_axis is not None:
-        return jax.vmap(_plain, in_axes=axes)(rows, weights), 0
-    return product(jnp.moveaxis(rows, rows_axis, 0), weights), 0
+        return jax.vmap(functools.partial(_plain, **setting), in_axes=axes)(rows, weights), 0
+    rows = jnp.moveaxis(rows, rows_axis, 0)
+    flat = _product.bind(rows.reshape(-1, rows.shape[-1]), weights, **setting)
+    return flat.reshape(*rows.shape[:-1], weights.shape[-1]), 0
 
 
 _product = Primitive("product")
-_product.def_impl(jax.jit(_plain))
-_product.def_abstract_eval(lambda *avals: jax.make_jaxpr(_plain)(*avals).out_avals[0])
+_product.def_impl(jax.jit(_plain, static_argnames="precision"))
+_product.def_abstract_eval(_abstract)
 mlir.register_lowering(_product, mlir.lower_fun(_plain, multiple_results=False))
 batching.primitive_batchers[_product] = _batched
 ad.defbilinear(
     _product,
-    lambda cotangent, rows, weights: product(cotangent, weights.T),
-    lambda cotangent, rows, weights: lax.dot(rows.T, cotangent),
+    lambda cotangent, rows, weights, **setting: _product.bind(cotangent, weights.T, **setting),
+    lambda cotangent, rows, weights, **setting: _plain(rows.T, cotangent, **setting),
 )

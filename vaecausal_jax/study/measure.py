@@ -14,7 +14,6 @@ from vaecausal_jax.effect_modularity import activation_changes, reencoded
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.products import sum_last
 from vaecausal_jax.readouts import FactorPairs, Readout, factor_pairs
 from vaecausal_jax.sites import Array, Trace, outputs
 from vaecausal_jax.strengths import bernoulli_nats, strength_samples
@@ -302,7 +301,7 @@ def _site_level(
         return {
             "along": jnp.sum(change * (to_outcome(partner) - clean)),
             "squared": jnp.sum(change**2),
-            "pixels": sum_last((image - jax.nn.sigmoid(row.clean)) ** 2, image.ndim),
+            "pixels": jnp.sum((image - jax.nn.sigmoid(row.clean)) ** 2),
             "factors": jax.lax.cond(
                 reads,
                 lambda: inputs.readout.change(columns, inputs.readout(image)),
