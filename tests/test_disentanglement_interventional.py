@@ -52,8 +52,8 @@ def test_irs_is_that_of_a_loop_over_levels(quantile):
     codes = rng.normal(size=(400, 3)) * [1, 5, 0.1] + factors[:, :1] + 3
     score = dis.irs(codes, factors, quantile=quantile)
     value, matrix = irs_by_loop(codes, factors, quantile)
-    np.testing.assert_allclose(score.matrix, matrix, atol=2e-6)
-    np.testing.assert_allclose(score.value, value, atol=2e-6)
+    np.testing.assert_allclose(score.matrix, matrix, atol=1e-12)
+    np.testing.assert_allclose(score.value, value, atol=1e-12)
 
 
 def test_codes_far_from_the_origin_score_alike():

@@ -119,8 +119,9 @@ def _levels(column: np.ndarray, position: int) -> tuple[np.ndarray, int]:
         if int(column.max()) - low < 4 * len(column):  # Counting beats sorting.
             index = column.astype(np.int64) - low
             present = np.bincount(index) > 0
-            index, size = (np.cumsum(present) - 1)[index], int(present.sum())
-            return _several(index, size, position)
+            if not present.all():
+                index = (np.cumsum(present) - 1)[index]
+            return _several(index, int(present.sum()), position)
     values, index = np.unique(column, return_inverse=True)
     if column.dtype.kind == "f" and 2 * len(values) > len(column):
         raise ValueError(

@@ -7,8 +7,7 @@ without rendering an image a vote. All votes are one program, and codes may be t
 """
 
 import functools
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +71,7 @@ def factor_vae_score(
     codes, levels = _codes_and_levels(codes, factors)
     groups = group_rows(levels.index)
     sizes = (num_train, num_eval, batch_size)
-    return Score(*_vote(key, codes, groups, None, sizes, threshold, jnp.argmin))
+    return Score(*_vote(key, codes, groups, None, sizes, threshold, -1))
 
 
 def z_max_variance_score(
@@ -124,7 +123,7 @@ def z_max_variance_score(
     table = np.stack([np.resize(rows, longest) for rows in anchors])
     choices = table, np.array([len(rows) for rows in anchors])
     sizes = (num_train, num_eval, batch_size)
-    return Score(*_vote(key, codes, groups, choices, sizes, threshold, jnp.argmax))
+    return Score(*_vote(key, codes, groups, choices, sizes, threshold, 1))
 
 
 def difference_features(
@@ -184,9 +183,23 @@ def irs(
         raise ValueError(f"quantile is {quantile}, expected above 0, at most 1.")
     if num_bins is not None:
         factors = discretise(factors, num_bins)
-    codes, levels = _codes_and_levels(codes, factors)
-    padded = [_padded_groups(index) for index in levels.index.T]
-    return Score(*_irs(codes, [rows for rows, _ in padded], [c for _, c in padded], quantile))
+    table = check_codes(codes)
+    levels = factor_levels(factors, len(table))
+    # One model's codes in NumPy: nothing to compile, and its partition selects faster.
+    xp: Any = np if isinstance(table, np.ndarray) else jnp
+    table = table.astype(xp.result_type(table.dtype, np.float32))
+    # No deviation depends on a code's origin, and rounding does.
+    columns = (table - table[:1]).T.copy()
+    largest = abs(columns - columns.mean(axis=1, keepdims=True)).max(axis=1)
+    moved = [
+        _mean_quantile(xp, columns, index, quantile)
+        for index in np.ascontiguousarray(levels.index.T)
+    ]
+    scale = xp.where(largest > 0, largest, 1.0)[:, None]
+    matrix = xp.where(largest[:, None] > 0, 1.0 - xp.stack(moved, axis=1) / scale, 0.0)
+    parts = matrix.max(axis=1)
+    total = largest.sum()
+    return Score((parts * largest).sum() / xp.where(total > 0, total, 1.0), parts, matrix)
 
 
 def group_rows(labels: np.ndarray) -> Groups:
@@ -218,9 +231,12 @@ def _codes_and_levels(
     return jnp.asarray(checked, jnp.result_type(float)), levels
 
 
-@functools.partial(jax.jit, static_argnames=("sizes", "pick"))
-def _vote(key, codes, groups, choices, sizes, threshold, pick):
-    """Accuracy, accuracy by factor and training votes of a majority table."""
+@functools.partial(jax.jit, static_argnames="sizes")
+def _vote(key, codes, groups, choices, sizes, threshold, sign):
+    """Accuracy, accuracy by factor and training votes of a majority table.
+
+    The code of largest variance times ``sign`` votes.
+    """
     num_train, num_eval, batch_size = sizes
     num_factors = groups.order.shape[0]
     variance = jnp.var(codes, axis=0, ddof=1)
@@ -235,8 +251,9 @@ def _vote(key, codes, groups, choices, sizes, threshold, pick):
         anchor = table[factor, _below(anchor_key, shape, number[factor])]
     rows = _matching_rows(row_key, groups, factor[:, None], anchor[:, None], batch_size)
     relative = _variance(codes, rows) / jnp.where(active, variance, 1.0)[None, :]
-    excluded = jnp.inf if pick is jnp.argmin else -jnp.inf
-    vote = pick(jnp.where(active[None, :], relative, excluded), axis=1)
+    # Not an argmax: XLA's CPU compiler fuses the variances into it, and is a quarter slower.
+    _, largest = jax.lax.top_k(jnp.where(active[None, :], sign * relative, -jnp.inf), 1)
+    vote = largest[:, 0]
     votes = jnp.zeros((codes.shape[1], num_factors))
     train = votes.at[vote[:num_train], factor[:num_train]].add(1.0)
     test = votes.at[vote[num_train:], factor[num_train:]].add(1.0)
@@ -287,50 +304,30 @@ def _variance(codes, rows):
     return jnp.maximum(squares - total**2 / batch_size, 0.0) / (batch_size - 1)
 
 
-def _padded_groups(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each level, (levels, longest), padded with any row; and their counts, (levels,).
-
-    The longest is rounded up so that resampled rows mostly meet the same compiled program.
-    """
+def _mean_quantile(xp, columns, index, quantile):
+    """Mean over a factor's levels of the quantile of deviations from the level's mean, (codes,)."""
     counts = np.bincount(index)
-    unit = 1 << max(int(counts.max()).bit_length() - 4, 0)
-    longest = math.ceil(counts.max() / unit) * unit
-    slot = (np.cumsum(counts) - counts)[:, None] + np.arange(longest)[None, :]
-    return _by_level(index, len(counts))[np.minimum(slot, len(index) - 1)], counts
-
-
-@functools.partial(jax.jit, static_argnames="quantile")
-def _irs(codes, rows_of_factor, counts_of_factor, quantile):
-    columns = codes.T
-    largest = jnp.max(jnp.abs(columns - columns.mean(axis=1, keepdims=True)), axis=1)
-    moved = [
-        _mean_quantile(columns, rows, counts, quantile)
-        for rows, counts in zip(rows_of_factor, counts_of_factor, strict=True)
-    ]
-    scale = jnp.where(largest > 0, largest, 1.0)
-    matrix = jnp.where(largest[:, None] > 0, 1.0 - jnp.stack(moved, axis=1) / scale[:, None], 0.0)
-    parts = jnp.max(matrix, axis=1)
-    total = jnp.sum(largest)
-    value = jnp.sum(parts * largest) / jnp.where(total > 0, total, 1.0)
-    return value, parts, matrix
-
-
-def _mean_quantile(columns, rows, counts, quantile):
-    """Mean over levels of the quantile of deviations from the level's mean, (codes,)."""
-    longest = rows.shape[1]
-    member = (jnp.arange(longest)[None, :] < counts[:, None])[None]
-    values = columns[:, rows]
-    mean = jnp.sum(jnp.where(member, values, 0.0), axis=2) / counts[None, :]
-    deviation = jnp.where(member, jnp.abs(values - mean[:, :, None]), -1.0)
-    # The quantile lies among the largest few: how many is known from the longest group.
-    num_top = min(math.ceil((1.0 - quantile) * (longest - 1)) + 2, longest)
-    top = jax.lax.top_k(deviation, num_top)[0]
-    # From the largest down, to keep single precision exact near the end that matters.
+    longest = counts.max()
+    # Rows of each level, (levels, longest), padded with any row.
+    slots = (np.cumsum(counts) - counts)[:, None] + np.arange(longest)[None, :]
+    rows = np.take(_by_level(index, len(counts)), slots, mode="clip")
+    member = (np.arange(longest)[None, :] < counts[:, None]).astype(columns.dtype)[None]
+    values = xp.take(columns, rows, axis=1)
+    mean = xp.sum(values * member, axis=2, keepdims=True) / xp.sum(member, axis=2, keepdims=True)
+    # No deviation is less than the padding's, zero.
+    deviation = xp.abs(values - mean) * member
+    # From the largest down, so that single precision is exact near the end that matters.
     from_top = (1.0 - quantile) * (counts - 1)
-    upper = jnp.floor(from_top).astype(jnp.int32)
-    lower = jnp.minimum(upper + 1, counts - 1)
-    weight = (from_top - upper)[None, :]
-    high, low = (
-        jnp.take_along_axis(top, i[None, :, None], axis=2)[:, :, 0] for i in (upper, lower)
-    )
-    return jnp.mean(high - weight * (high - low), axis=1)
+    upper = np.floor(from_top).astype(int)
+    lower = np.minimum(upper + 1, counts - 1)
+    top = _largest(deviation, lower.max() + 1)
+    high, low = (top[:, np.arange(len(counts)), i] for i in (upper, lower))
+    return xp.mean(high - (from_top - upper)[None, :] * (high - low), axis=1)
+
+
+def _largest(values, num):
+    """The largest along the last axis, in descending order."""
+    if isinstance(values, jax.Array):
+        return jax.lax.top_k(values, num)[0]
+    cut = values.shape[-1] - num
+    return np.sort(np.partition(values, cut, axis=-1)[..., cut:], axis=-1)[..., ::-1]

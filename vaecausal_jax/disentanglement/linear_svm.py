@@ -75,9 +75,9 @@ def one_code_accuracy(
             w, b = w[:, 1:] * [0.0, 1.0], b[:, 1:] * [0.0, 1.0]
         low, high = _where_largest(w, b)
         level = test_levels[:, j]
-        for i, x in enumerate(test_codes.T):
-            inside = (low[i][level] <= x) & (x <= high[i][level])
-            accuracy[i, j] = np.mean(inside & (level >= 0))
+        own_low, own_high = (np.take(end.T, level, axis=0, mode="clip") for end in (low, high))
+        inside = (own_low <= test_codes) & (test_codes <= own_high)
+        accuracy[:, j] = np.mean(inside & (level >= 0)[:, None], axis=0)
     return accuracy
 
 
@@ -121,11 +121,11 @@ def _problems(codes, levels, sizes, cost) -> _Problems:
     for i, column in enumerate(codes.T):
         order = np.argsort(column)
         values[i] = column[order]
-        rank = np.argsort(of_row[:, order], axis=1, kind="stable")
+        rank = np.argsort(np.take(of_row, order, axis=1), axis=1, kind="stable")
         keys[i] = begin + rank + i * first[-1] * rows
         moments = values[i] + 1j * values[i] ** 2
         np.cumsum(moments, out=everything[i, 1:])
-        np.cumsum(moments[rank].ravel(), out=own[i, 1:])
+        np.cumsum(np.take(moments, rank.ravel()), out=own[i, 1:])
     return _Problems(
         values,
         keys.ravel(),

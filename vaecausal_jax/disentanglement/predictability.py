@@ -16,6 +16,7 @@ from vaecausal_jax.disentanglement.arrays import Score, check_codes, factor_leve
 from vaecausal_jax.disentanglement.dci import split_train_test, standardise
 from vaecausal_jax.disentanglement.interventional import difference_features
 from vaecausal_jax.disentanglement.linear_svm import one_code_accuracy
+from vaecausal_jax.disentanglement.softmax_regression import SoftmaxRegression
 from vaecausal_jax.sites import Array
 
 
@@ -99,8 +100,8 @@ def explicitness(
     C = 1), mean over its classes of one-against-rest AUC on the test rows, mean over factors. It is
     the raw AUC, 0.5 at chance, as in disentanglement_lib; the paper (arXiv:1802.05312) rescales to
     2 AUC - 1. Blind to rotations of the codes. A level absent from the test rows is left out of the
-    mean, where disentanglement_lib fails. The regression is solved by Newton's method instead of
-    L-BFGS, to the same optimum.
+    mean, where disentanglement_lib fails. The regression is solved to its optimum
+    (``softmax_regression``); where L-BFGS stops after 100 steps, its areas are within 1e-4.
 
     Args:
         codes: (rows, codes).
@@ -114,9 +115,9 @@ def explicitness(
     train, test = standardise(split.train_codes, split.test_codes)
     train_parts, parts = [], []
     for train_level, test_level in zip(split.train_levels.T, split.test_levels.T, strict=True):
-        model = fit_logistic(train, train_level, solver="newton-cholesky")
-        train_parts.append(_area(model.predict_proba(train), train_level))
-        parts.append(_area(model.predict_proba(test), test_level))
+        model = SoftmaxRegression(train, train_level)
+        train_parts.append(_area(model.probabilities(train), train_level))
+        parts.append(_area(model.probabilities(test), test_level))
     return Explicitness(float(np.mean(parts)), float(np.mean(train_parts)), np.array(parts))
 
 
