@@ -101,7 +101,7 @@ def effect_graph(
     outcome: Outcome = outputs,
     readouts: Sequence[str] = (),
     factors: Mapping[str, OneFactorPairs] | None = None,
-    min_effect: float = 1e-5,
+    min_effect: float = 0.0,
     level: float = 0.95,
     num_replicates: int = 500,
     block: Block | None = None,
@@ -121,8 +121,9 @@ def effect_graph(
         outcome: Trace to the last layer: a vector of read-outs, or an image by channels.
         readouts: Names of the read-outs.
         factors: Name to pairs that differ in this factor alone; their layer replaces the input's.
-        min_effect: Least signed effect, in SD, that counts. The default lies above the rounding of
-            single precision, which is no edge; with many images every weight differs from zero.
+        min_effect: Least signed effect, in SD, that counts. With many images every weight differs
+            from zero, and rounding, which patched and natural runs need not share, may: 0 asks for
+            any effect at all.
         level: Coverage of the intervals.
         num_replicates: Bootstrap replicates behind them.
         block: See ``sweep``.

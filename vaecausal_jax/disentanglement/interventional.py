@@ -7,7 +7,8 @@ without rendering an image a vote. All votes are one program, and codes may be t
 """
 
 import functools
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,21 +186,13 @@ def irs(
         factors = discretise(factors, num_bins)
     table = check_codes(codes)
     levels = factor_levels(factors, len(table))
-    # One model's codes in NumPy: nothing to compile, and its partition selects faster.
-    xp: Any = np if isinstance(table, np.ndarray) else jnp
-    table = table.astype(xp.result_type(table.dtype, np.float32))
-    # No deviation depends on a code's origin, and rounding does.
-    columns = (table - table[:1]).T.copy()
-    largest = abs(columns - columns.mean(axis=1, keepdims=True)).max(axis=1)
-    moved = [
-        _mean_quantile(xp, columns, index, quantile)
-        for index in np.ascontiguousarray(levels.index.T)
-    ]
-    scale = xp.where(largest > 0, largest, 1.0)[:, None]
-    matrix = xp.where(largest[:, None] > 0, 1.0 - xp.stack(moved, axis=1) / scale, 0.0)
-    parts = matrix.max(axis=1)
-    total = largest.sum()
-    return Score((parts * largest).sum() / xp.where(total > 0, total, 1.0), parts, matrix)
+    columns = np.ascontiguousarray(levels.index.T)
+    if isinstance(table, np.ndarray):  # Nothing to compile, and its partition selects faster.
+        groups = [_padded_groups(index, _longest(index)) for index in columns]
+        return Score(*_irs(table, groups, xp=np, quantile=quantile))
+    # Rounded up, so that resampled rows mostly meet the same compiled program.
+    groups = [_padded_groups(index, _round_up(_longest(index))) for index in columns]
+    return Score(*_compiled_irs(table, groups, xp=jnp, quantile=quantile))
 
 
 def group_rows(labels: np.ndarray) -> Groups:
@@ -304,23 +297,55 @@ def _variance(codes, rows):
     return jnp.maximum(squares - total**2 / batch_size, 0.0) / (batch_size - 1)
 
 
-def _mean_quantile(xp, columns, index, quantile):
-    """Mean over a factor's levels of the quantile of deviations from the level's mean, (codes,)."""
+def _longest(index: np.ndarray) -> int:
+    return int(np.bincount(index).max())
+
+
+def _round_up(length: int) -> int:
+    """To a number of four leading bits."""
+    unit = 1 << max(length.bit_length() - 4, 0)
+    return math.ceil(length / unit) * unit
+
+
+def _padded_groups(index: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each level, (levels, length), padded with any row; and their counts, (levels,)."""
     counts = np.bincount(index)
-    longest = counts.max()
-    # Rows of each level, (levels, longest), padded with any row.
-    slots = (np.cumsum(counts) - counts)[:, None] + np.arange(longest)[None, :]
-    rows = np.take(_by_level(index, len(counts)), slots, mode="clip")
-    member = (np.arange(longest)[None, :] < counts[:, None]).astype(columns.dtype)[None]
+    slot = (np.cumsum(counts) - counts)[:, None] + np.arange(length)[None, :]
+    return np.take(_by_level(index, len(counts)), slot, mode="clip"), counts
+
+
+def _irs(codes, groups, *, xp, quantile):
+    """The score, its parts and its matrix, in NumPy or in JAX."""
+    codes = codes.astype(xp.result_type(codes.dtype, np.float32))
+    # No deviation depends on a code's origin, and rounding does.
+    columns = (codes - codes[:1]).T.copy()
+    largest = abs(columns - columns.mean(axis=1, keepdims=True)).max(axis=1)
+    moved = [_mean_quantile(columns, *group, xp=xp, quantile=quantile) for group in groups]
+    scale = xp.where(largest > 0, largest, 1.0)[:, None]
+    matrix = xp.where(largest[:, None] > 0, 1.0 - xp.stack(moved, axis=1) / scale, 0.0)
+    parts = matrix.max(axis=1)
+    total = largest.sum()
+    return (parts * largest).sum() / xp.where(total > 0, total, 1.0), parts, matrix
+
+
+_compiled_irs = jax.jit(_irs, static_argnames=("xp", "quantile"))
+
+
+def _mean_quantile(columns, rows, counts, *, xp, quantile):
+    """Mean over levels of the quantile of deviations from the level's mean, (codes,)."""
+    longest = rows.shape[1]
+    member = (xp.arange(longest)[None, :] < counts[:, None]).astype(columns.dtype)[None]
     values = xp.take(columns, rows, axis=1)
     mean = xp.sum(values * member, axis=2, keepdims=True) / xp.sum(member, axis=2, keepdims=True)
     # No deviation is less than the padding's, zero.
     deviation = xp.abs(values - mean) * member
+    # The quantile lies among the largest few: how many is known from the longest group.
+    num_top = min(math.ceil((1.0 - quantile) * (longest - 1)) + 2, longest)
+    top = _largest(deviation, num_top)
     # From the largest down, so that single precision is exact near the end that matters.
     from_top = (1.0 - quantile) * (counts - 1)
-    upper = np.floor(from_top).astype(int)
-    lower = np.minimum(upper + 1, counts - 1)
-    top = _largest(deviation, lower.max() + 1)
+    upper = xp.floor(from_top).astype(int)
+    lower = xp.minimum(upper + 1, counts - 1)
     high, low = (top[:, np.arange(len(counts)), i] for i in (upper, lower))
     return xp.mean(high - (from_top - upper)[None, :] * (high - low), axis=1)
 

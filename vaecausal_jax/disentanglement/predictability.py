@@ -101,7 +101,7 @@ def explicitness(
     the raw AUC, 0.5 at chance, as in disentanglement_lib; the paper (arXiv:1802.05312) rescales to
     2 AUC - 1. Blind to rotations of the codes. A level absent from the test rows is left out of the
     mean, where disentanglement_lib fails. The regression is solved to its optimum
-    (``softmax_regression``); where L-BFGS stops after 100 steps, its areas are within 1e-4.
+    (``softmax_regression``); where L-BFGS stops after 100 steps, areas differ by about 1e-4.
 
     Args:
         codes: (rows, codes).
