@@ -21,7 +21,7 @@ from vaecausal_jax.report import (
     trust,
     write_report,
 )
-from vaecausal_jax.report.labels import COMPARED, DATA, SCORES, STRENGTHS, family_label
+from vaecausal_jax.report.labels import COMPARED, DATA, SCORES, STRENGTHS, family_label, percent
 from vaecausal_jax.study.claims import RANKED, judge_claims
 from vaecausal_jax.study.config import DATA as STUDIED
 from vaecausal_jax.study.factors import CLASSES
@@ -589,3 +589,11 @@ def test_importing_the_library_does_not_import_the_report():
         "sys.exit(1 if bad & set(sys.modules) else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0%"), (0.002, "0.2%"), (0.006, "1%"), (0.34, "34%"), (1.2, "100%"), (-0.1, "0%")],
+)
+def test_a_share_is_nought_only_where_it_is(share, words):
+    assert percent(share) == words

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax.report.factor_figures import MIN_SUPPORT
-from vaecausal_jax.report.labels import number
+from vaecausal_jax.report.labels import number, percent
 from vaecausal_jax.report.panels import (
     Pictures,
     Summary,
@@ -36,7 +36,7 @@ def say_classes(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> li
             continue
         most = {name: max(s, key=s.__getitem__) for name, s in share.items()}
         said = [
-            f"{name} in {most[name]} ({s[most[name]]:.0%})"
+            f"{name} in {most[name]} ({percent(s[most[name]])})"
             if s[most[name]] > 0
             else f"{name}: none"
             for name, s in share.items()

@@ -107,9 +107,15 @@ def interval_of(estimate: Estimate, *, show: Callable[[Any, Any], str] = number)
 
 
 def percent(value: Any, like: Any = None) -> str:
-    """A share in per cent; ends of an interval outside 0 to 100% are cut, as no share is there."""
+    """A share in per cent; ends of an interval outside 0 to 100% are cut, as no share is there.
+
+    What rounds to 0% and is not has a decimal.
+    """
     del like
-    return f"{np.clip(float(value), 0.0, 1.0):.0%}" if np.isfinite(value) else "not finite"
+    if not np.isfinite(value):
+        return "not finite"
+    share = np.clip(float(value), 0.0, 1.0)
+    return f"{share:.{1 if 0 < share < 0.005 else 0}%}"
 
 
 def hundredths(value: Any, like: Any = None) -> str:
