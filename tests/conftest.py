@@ -1,16 +1,15 @@
 """Settings and fixtures shared by all tests."""
 
-import importlib.metadata
 import os
 import pathlib
 
-# Small programs compile in two thirds of the time without XLA's fusion emitters. A version that is
-# not known to have the flag would refuse to start; set XLA_FLAGS, even to nothing, to test without.
-if (0, 7) <= tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-
 import jax
 import pytest
+
+from vaecausal_jax.jax_versions import flags_for_small_programs
+
+# Read when the first device is asked for. Set XLA_FLAGS, even to nothing, to test without.
+os.environ.setdefault("XLA_FLAGS", flags_for_small_programs())
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.products import product
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -131,7 +132,7 @@ def _chosen(x, kernel, stride, choose, *, differentiated):
         x.shape,
         kernel.shape,
         stride=stride,
-        backend=jax.default_backend(),
+        backend=platform(),
         differentiated=differentiated,
     )
     return functools.partial(form, stride=stride)

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 from jax.typing import ArrayLike
 
+from vaecausal_jax.jax_versions import used_inputs
 from vaecausal_jax.sites import (
     Array,
     Forward,
@@ -200,7 +200,7 @@ def wiring(
             return _evaluate(forward, params, noise, name, values, outcome)
 
         program, shape = jax.make_jaxpr(value_of, return_shape=True)(values)
-        _, used = partial_eval.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+        used = used_inputs(program)
         # Leaves of a dictionary come in the order of its sorted keys.
         parents[name] = tuple(n for n in values if dict(zip(sorted(values), used, strict=True))[n])
         known[name] = _outcome_node(shape) if name == OUTCOME else _site_node(sites[name])

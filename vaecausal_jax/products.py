@@ -18,10 +18,12 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from vaecausal_jax.jax_versions import varying_axes
+
 
 def product(rows: jax.Array, weights: jax.Array) -> jax.Array:
     """`rows @ weights`, for rows (*leading, channels) and weights (channels, features)."""
-    if _varying(rows) != _varying(weights):
+    if varying_axes(rows) != varying_axes(weights):
         return rows @ weights  # In `shard_map`, JAX's own product sums the gradient over devices.
     tall = rows.reshape(-1, rows.shape[-1])
     # Read while tracing, as JAX's own products do: lowering may come after the setting has ended.
@@ -34,13 +36,6 @@ def sum_last(values: jax.Array, num_axes: int) -> jax.Array:
     """Sums the last `num_axes` axes; equal to `jnp.sum` to rounding."""
     ones = jnp.ones(values.shape[values.ndim - num_axes :], values.dtype)
     return jnp.tensordot(values, ones, num_axes, precision=lax.Precision.HIGHEST)
-
-
-def _varying(x: jax.Array) -> frozenset[str]:
-    """Axes of the `shard_map` mesh over which a value differs."""
-    aval = jax.typeof(x)
-    # Renamed between JAX 0.7 and 0.10.
-    return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying  # pyright: ignore
 
 
 def _plain(rows, weights, *, precision):

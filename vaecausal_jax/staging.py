@@ -10,26 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
-CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
-"""Operations that only call a nested program, and the name it goes by."""
-
-
-def bind(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
-    """Carries out one operation as it stands, custom derivatives included."""
-    parameters = equation.primitive.get_bind_params(equation.params)
-    # JAX before 0.8 hands functions apart from the parameters.
-    functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
-    with equation.ctx.manager:
-        results = equation.primitive.bind(*functions, *operands, **parameters)
-    return list(results) if equation.primitive.multiple_results else [results]
+from vaecausal_jax.jax_versions import CALLS, bind, closed
 
 
 class _Unknown:
@@ -89,7 +72,7 @@ def _evaluate(
         if place in finished:
             results = finished[place]
         elif equation.primitive.name in CALLS:
-            nested = equation.params[CALLS[equation.primitive.name]]
+            nested = closed(equation.params[CALLS[equation.primitive.name]])
             results = _evaluate(nested, operands, finished, place, last=last)
         elif last or (not equation.effects and not any(o is _UNKNOWN for o in operands)):
             results = bind(equation, operands)

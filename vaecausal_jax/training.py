@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from vaecausal_jax.data.dataset import Dataset, sample_images
+from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.models.model import Model
 from vaecausal_jax.objectives import Objective
 from vaecausal_jax.sites import Array
@@ -207,7 +208,7 @@ def shard_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
 
 def fastest_over_seeds() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The way over seeds that measured fastest on this backend (``benchmarks/training.py``)."""
-    return shard_seeds if jax.default_backend() == "cpu" else vmap_seeds
+    return shard_seeds if platform() == "cpu" else vmap_seeds
 
 
 def diagnose(history: dict[str, Any], record_every: int) -> list[str]:

@@ -46,14 +46,13 @@ from vaecausal_jax.interventions import (
     Replace,
     SubspaceSwap,
 )
+from vaecausal_jax.jax_versions import CALLS, REMAT, bind, closed, scan_parts
 from vaecausal_jax.paths import Fixed
 from vaecausal_jax.sites import Array, Intervention, Site, Sites, Tape, Trace
-from vaecausal_jax.staging import CALLS, bind
 
 NO_INTERVENTIONS: Interventions = {}
 
-_INLINED = CALLS | {"core_call": "call_jaxpr", "remat": "jaxpr", "remat2": "jaxpr"}
-_INLINED |= {"checkpoint": "jaxpr"}  # remat's name before JAX 0.8
+_INLINED = CALLS | REMAT
 
 _OF_LAYERS = {
     Replace: ("mask", "value"),
@@ -256,13 +255,9 @@ def _names_of_equation(equation: JaxprEqn, unroll: bool) -> Iterator[_Named]:
 def _programs(equation: JaxprEqn) -> list[ClosedJaxpr]:
     """The programs nested in an operation."""
     if equation.primitive.name in _INLINED:
-        return [_closed(equation.params[_INLINED[equation.primitive.name]])]
+        return [closed(equation.params[_INLINED[equation.primitive.name]])]
     groups = [p if isinstance(p, tuple | list) else (p,) for p in equation.params.values()]
-    return [_closed(part) for part in itertools.chain(*groups) if hasattr(part, "eqns")]
-
-
-def _closed(program: Any) -> ClosedJaxpr:
-    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
+    return [closed(part) for part in itertools.chain(*groups) if hasattr(part, "eqns")]
 
 
 def _distinct(named: list[_Named]) -> list[_Named]:
@@ -359,7 +354,7 @@ class _Evaluation(NamedTuple):
         return results
 
     def _scan(self, equation, operands, inside, tape):
-        num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
+        num_consts, num_carry = scan_parts(equation)
         consts, operands = operands[:num_consts], operands[num_consts:]
         carry, rows = operands[:num_carry], operands[num_carry:]
         (program,) = _programs(equation)

@@ -1,0 +1,128 @@
+"""What differs between the versions of JAX that this library runs on: 0.7.0 to 0.12.0.
+
+Nothing else in the library asks which JAX it has. Each entry says which versions it is for, and is
+found by the feature itself, not by a version number; the one exception cannot be asked.
+"""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+from jax.interpreters import partial_eval
+
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",  # before 0.7
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+"""Operations that only call a nested program, and the name it goes by."""
+
+REMAT = {
+    "core_call": "call_jaxpr",
+    "remat": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",  # before 0.8
+}
+"""Operations that call a nested program and say what to keep of it for the gradient."""
+
+
+def bind(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Carries out one operation as it stands, custom derivatives included."""
+    parameters = equation.primitive.get_bind_params(equation.params)
+    # Before 0.8: functions apart from the parameters.
+    functions, parameters = parameters if isinstance(parameters, tuple) else ((), parameters)
+    with equation.ctx.manager:
+        results = equation.primitive.bind(*functions, *operands, **parameters)
+    return list(results) if equation.primitive.multiple_results else [results]
+
+
+def closed(program: Any) -> ClosedJaxpr:
+    """A nested program with its constants, for versions that keep some without."""
+    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
+
+
+class ScanParts(NamedTuple):
+    """How many operands of a ``scan`` are constants and how many are carried; the rest are rows."""
+
+    num_consts: int
+    num_carry: int
+
+
+def scan_parts(equation: JaxprEqn) -> ScanParts:
+    """Tells a scan's operands apart.
+
+    Until 0.11 parameters count them, and later ones hold a tree. In every version a row has one
+    axis more outside the body than inside.
+    """
+    body = closed(equation.params["jaxpr"]).jaxpr
+
+    def same(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(len(a.aval.shape) == len(b.aval.shape) for a, b in pairs)
+
+    num_carry = same(equation.outvars, body.outvars)
+    return ScanParts(same(equation.invars, body.invars) - num_carry, num_carry)
+
+
+def used_inputs(program: ClosedJaxpr) -> list[bool]:
+    """Which inputs of a program its results depend on, through nested programs too.
+
+    ``dce_jaxpr`` is not part of JAX's public interface; 0.7 to 0.12 have it with this signature.
+    """
+    every_result = [True] * len(program.jaxpr.outvars)
+    return list(partial_eval.dce_jaxpr(program.jaxpr, every_result)[1])
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+    """Axes of the ``shard_map`` mesh over which a value differs."""
+    aval: Any = jax.typeof(x)
+    # Renamed between 0.7 and 0.10.
+    return aval.vma if hasattr(aval, "vma") else aval.manual_axis_type.varying
+
+
+def platform() -> str:
+    """The platform that what is being traced will run on: "cpu", "gpu" or "tpu".
+
+    That of the mesh in force (``shard_map``, ``jax.set_mesh``), else that of the default device.
+    JAX 0.7 does not tell of a mesh what its devices are.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if name := getattr(device, "platform", None):
+        return name
+    default: Any = jax.config.jax_default_device  # pyright: ignore
+    if default is None:
+        return jax.default_backend()
+    return default if isinstance(default, str) else default.platform
+
+
+def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
+    """Compiles a lowered program with those of the options that this version of XLA knows.
+
+    XLA names the first option that it does not know; that one is left out, and the rest tried
+    again. Nothing has been compiled by then.
+    """
+    options = dict(options)
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            text = str(error)
+            unknown = [name for name in options if f"'{name}'" in text]
+            if "No such compile option" not in text or not unknown:
+                raise
+            for name in unknown:
+                del options[name]
+
+
+def flags_for_small_programs() -> str:
+    """``XLA_FLAGS`` with which small programs compile in two thirds of the time.
+
+    XLA refuses to start with a flag that it does not know, so this is asked by version: 0.7 to 0.10
+    have it, and 0.11 has not.
+    """
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    return "--xla_cpu_use_fusion_emitters=false" if (0, 7) <= version <= (0, 10) else ""
