@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -134,6 +135,18 @@ def test_shapes_alone_say_what_to_restore(tmp_path):
     checkpoint.save(tmp_path, 0, state, SPEC)
     abstract = jax.eval_shape(lambda: state)
     assert_bitwise(checkpoint.restore(tmp_path, abstract, SPEC), state)
+
+
+def test_keys_that_were_stored_typed_as_before_are_still_read(tmp_path):
+    checkpoint.save(tmp_path, 0, tree(), SPEC)
+    shutil.rmtree(tmp_path / "0")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "0", tree())
+    manifest = json.loads((tmp_path / "0.json").read_text())
+    del manifest["keys"]
+    manifest["files"] = checkpoint._digests(tmp_path / "0")
+    (tmp_path / "0.json").write_text(json.dumps(manifest))
+    assert_bitwise(checkpoint.restore(tmp_path, tree(), SPEC), tree())
 
 
 def test_arrays_spread_over_devices_come_back_bound_to_none(tmp_path):

@@ -1,5 +1,6 @@
-"""One sweep over two processes, each with its own devices, equals that of one device."""
+"""Sweeps and training over two processes, each with devices of its own, equal those of one."""
 
+import pathlib
 import socket
 import subprocess
 import sys
@@ -8,31 +9,29 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import export
 
-from vaecausal_jax import models
+from vaecausal_jax import models, processes, sweeps
+from vaecausal_jax.checkpoint import train_resumably
+from vaecausal_jax.objectives import vae
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.reductions import moments
+from vaecausal_jax.training import TrainConfig
 
 SITE = "decoder/conv0"
 
 PROGRAM = """
 import sys, jax, numpy as np
-process, port, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{{port}}", num_processes=2, process_id=process)
-from jax.experimental import multihost_utils
 sys.path.insert(0, {tests!r})
 import test_processes
-assert jax.device_count() == 4 and jax.local_device_count() == 2
-mesh = jax.make_mesh((2, 2), ("points", "contexts"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-results = test_processes.both_sweeps(mesh)(*test_processes.inputs())
-gathered = multihost_utils.process_allgather(results, tiled=True)
-if process == 0:
-    np.savez(path, *jax.tree.leaves(gathered))
+test_processes.run_as_one_of_two(folder)
 """
 
 
@@ -79,16 +78,75 @@ def both_sweeps(mesh):
     return jax.jit(swept)
 
 
-def test_two_processes_give_the_numbers_of_one_device(tmp_path):
+class Interrupted(Exception):
+    """What stops a training in the middle."""
+
+
+def interrupt_at_two(done, total):
+    if done == 2:
+        raise Interrupted
+
+
+def train(folder, progress=lambda done, total: None):
+    """Three seeds over all devices, with checkpoints."""
+    config = TrainConfig(MODEL, vae(), optax.adam(1e-2), 4, batch_size=4, record_every=2)
+    keys = jax.random.split(jax.random.key(7), 3)
+    data = np.asarray(jax.random.uniform(jax.random.key(8), (5, *MODEL.image_shape)))
+    state, history = train_resumably(
+        config, keys, data, folder, spec={}, records_per_save=1, progress=progress
+    )
+    return state.params, state.step, history
+
+
+def run_as_one_of_two(folder):
+    """What each of two processes does; the first one keeps the results."""
+    folder = pathlib.Path(folder)
+    assert jax.device_count() == 4
+    assert jax.local_device_count() == 2
+    mesh = jax.make_mesh(
+        (2, 2), ("points", "contexts"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
+    results = {"swept": processes.to_host(both_sweeps(mesh)(*inputs()))}
+
+    # A device of another process cannot be asked for its memory.
+    assert sweeps._memory(mesh) > 0
+    if not processes.is_first():
+        with pytest.raises(Exception, match="addressable"):
+            mesh.devices.flat[0].memory_stats()
+
+    results["trained"] = train(folder / "whole")
+    with pytest.raises(Interrupted):
+        train(folder / "parts", interrupt_at_two)
+    results["resumed"] = train(folder / "parts")
+
+    # The first process touches the disk, and its failures are everybody's.
+    def compute():
+        assert processes.is_first()
+        return {"some": [1, 2.5, "words"]}
+
+    def fail():
+        raise OSError("no such disk")
+
+    assert processes.from_first(compute) == {"some": [1, 2.5, "words"]}
+    with pytest.raises(OSError, match="no such disk"):
+        processes.from_first(fail)
+    exact = {"signed": np.float32([-0.0, np.nan]), "flags": np.array([True, False])}
+    mine = exact if processes.is_first() else jax.tree.map(np.zeros_like, exact)
+    for name, value in processes.tree_from_first(mine).items():
+        assert value.tobytes() == exact[name].tobytes()
+    if processes.is_first():
+        np.savez(folder / "gathered.npz", *jax.tree.leaves(results))
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
     """The tolerance allows for products and sums taken in another order."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    path = tmp_path / "gathered.npz"
-    program = textwrap.dedent(PROGRAM.format(tests=str(__file__).rsplit("/", 1)[0]))
+    program = textwrap.dedent(PROGRAM.format(tests=str(pathlib.Path(__file__).parent)))
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(process), port, str(path)],
+            [sys.executable, "-c", program, str(process), port, str(tmp_path)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -100,11 +158,12 @@ def test_two_processes_give_the_numbers_of_one_device(tmp_path):
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    with np.load(path) as saved:
-        gathered = [saved[name] for name in saved.files]
-    expected = jax.tree.leaves(both_sweeps(None)(*inputs()))
-    for ours, alone in zip(gathered, expected, strict=True):
-        np.testing.assert_allclose(ours, alone, rtol=2e-4, atol=1e-7)
+    with np.load(tmp_path / "gathered.npz") as saved:
+        found = [saved[name] for name in saved.files]
+    alone = {"swept": both_sweeps(None)(*inputs()), "trained": train(tmp_path / "alone")}
+    alone["resumed"] = alone["trained"]
+    for ours, expected in zip(found, jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

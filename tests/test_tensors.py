@@ -138,7 +138,7 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
                     vi.patch(sites, name, reference.activations[name], unit=u),
                 )
                 expected = curved(halves(lost), halves(target))
-                np.testing.assert_allclose(found[u, k, :, i], expected, atol=2e-5)
+                np.testing.assert_allclose(found[u, k, :, i], expected, atol=1e-4)
     read = read_tensor(model.forward, params, sites, name, pairs)
     for u in range(site.num_units):
         of_unit = values[..., u].reshape(2, 2, 3, -1)

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vaecausal_jax.manifests import difference, write_text
+from vaecausal_jax.processes import from_first, gathered, to_host, tree_from_first
 from vaecausal_jax.sites import Array
 from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
 
@@ -30,22 +31,29 @@ KEEP = 2
 def save(folder: str | os.PathLike, step: int, tree: Any, spec: Mapping[str, Any]) -> None:
     """Writes a checkpoint; it exists only once all of it is on disk.
 
+    Of several processes the first one writes; all must call it together.
+
     Args:
         folder: Where the run's checkpoints live; made if absent.
         step: Its number.
         tree: Pytree of arrays, typed PRNG keys included.
         spec: What produced it, as JSON values: compared when it is restored.
     """
-    folder = pathlib.Path(folder).absolute()
+    tree = gathered(tree)
+    from_first(lambda: _save(pathlib.Path(folder).absolute(), step, tree, spec))
+
+
+def _save(folder: pathlib.Path, step: int, tree: Any, spec: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / str(step)
     (folder / f"{step}.json").unlink(missing_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(target, tree, force=True)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(target, jax.tree.map(_without_key, tree), force=True)
     manifest = {
         "spec": dict(spec),
         "versions": versions(),
         "arrays": _kinds(tree),
+        "keys": _kinds_of_keys(tree),
         "files": _digests(target),
     }
     write_text(folder / f"{step}.json", json.dumps(manifest, indent=1))
@@ -63,6 +71,8 @@ def latest_step(folder: str | os.PathLike) -> int | None:
 def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> Any:
     """Reads the last complete checkpoint, on any number of devices.
 
+    Of several processes the first one reads; all must call it together.
+
     Args:
         folder: Where the run's checkpoints live.
         like: Pytree of the expected structure, shapes and dtypes (``jax.eval_shape`` gives one).
@@ -75,12 +85,34 @@ def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> An
         ValueError: No checkpoint; one of another spec, with the difference; a file missing,
             truncated or altered, by name; another structure, shape or dtype than ``like``.
     """
-    folder = pathlib.Path(folder).absolute()
+    found: dict[str, Any] = {}
+
+    def read() -> dict[str, str]:
+        found["words"], kinds_of_key = _restore(pathlib.Path(folder).absolute(), like, spec)
+        return kinds_of_key
+
+    kinds_of_key = from_first(read)
+    on_disk = jax.tree.map(_words_of, like)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), on_disk)
+    words = tree_from_first(found.get("words", blank))
+    return jax.tree.map_with_path(
+        lambda path, words, like: _from_words(
+            words, like, kinds_of_key.get(jax.tree_util.keystr(path))
+        ),
+        words,
+        like,
+    )
+
+
+def _restore(
+    folder: pathlib.Path, like: Any, spec: Mapping[str, Any]
+) -> tuple[Any, dict[str, str]]:
+    """The stored values of all leaves as NumPy arrays, and of typed keys by path their kind."""
     step = latest_step(folder)
     if step is None:
         raise ValueError(f"no complete checkpoint in {folder}.")
     target, advice = folder / str(step), _advice(folder, step)
-    saved_spec, arrays, files = _read_manifest(folder / f"{step}.json", advice)
+    saved_spec, arrays, files, keys = _read_manifest(folder / f"{step}.json", advice)
     if differing := difference(saved_spec, json.loads(json.dumps(dict(spec)))):
         raise ValueError(
             f"checkpoint {target} belongs to another run ({differing}). Use another output folder "
@@ -91,8 +123,11 @@ def restore(folder: str | os.PathLike, like: Any, spec: Mapping[str, Any]) -> An
             f"checkpoint {target} holds other arrays than expected ({differing}). {advice}"
         )
     _check_files(target, files, advice)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return jax.tree.map(_unbound, checkpointer.restore(target, jax.tree.map(_abstract, like)))
+    # Before there was this entry, keys were stored typed.
+    on_disk = like if keys is None else jax.tree.map(_words_of, like)
+    with _checkpointer() as checkpointer:
+        tree = checkpointer.restore(target, jax.tree.map(_abstract, on_disk))
+    return jax.tree.map(_words, tree), _kinds_of_keys(tree) if keys is None else keys
 
 
 def train_resumably(
@@ -136,22 +171,22 @@ def train_resumably(
         lambda leaf: np.full((leaf.shape[0], num_records, *leaf.shape[2:]), np.nan, leaf.dtype),
         jax.eval_shape(advance, states, data)[1],
     )
-    if latest_step(folder) is None:
+    if from_first(lambda: latest_step(folder)) is None:
         states = jax.jit(over_seeds(lambda key, _: trainer.init(key)))(keys, data)
     else:
         states, history = restore(folder, (states, history), spec)
         history = jax.tree.map(np.array, history)
-    done = int(states.step[0]) // config.record_every
+    done = int(to_host(states.step)[0]) // config.record_every
     progress(done * config.record_every, config.num_steps)
     while done < num_records:
         states, records = advance(states, data)
         after = done + records_per_save
-        for name, values in records.items():
+        for name, values in to_host(records).items():
             history[name][:, done:after] = values
         done = after
         save(folder, done * config.record_every, (states, history), spec)
         progress(done * config.record_every, config.num_steps)
-    return states, history
+    return gathered(states), history
 
 
 def versions() -> dict[str, str]:
@@ -177,7 +212,7 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(path: pathlib.Path, advice: str) -> tuple[dict[str, Any], ...]:
+def _read_manifest(path: pathlib.Path, advice: str) -> tuple[Any, ...]:
     try:
         manifest = json.loads(path.read_text())
         parts = tuple(manifest[name] for name in ("spec", "arrays", "files"))
@@ -187,7 +222,7 @@ def _read_manifest(path: pathlib.Path, advice: str) -> tuple[dict[str, Any], ...
         ) from error
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{path} is not a manifest of vaecausal_jax. {advice}")
-    return parts
+    return *parts, manifest.get("keys")
 
 
 def _check_files(target: pathlib.Path, files: Mapping[str, Any], advice: str) -> None:
@@ -218,19 +253,57 @@ def _kinds(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
 
 
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Orbax for this process alone: the others do not wait at its barriers."""
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    if jax.process_count() == 1:
+        options = ocp.options.MultiprocessingOptions()
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_key(leaf: Any) -> Any:
+    """A leaf as it is stored: a typed key as its words, which any process can write."""
+    return np.asarray(jax.random.key_data(leaf)) if _is_key(leaf) else leaf
+
+
+def _words(leaf: Any) -> np.ndarray:
+    return np.asarray(_without_key(leaf))
+
+
+def _words_of(like: Any) -> Any:
+    """The abstract array of a key's words."""
+    if not _is_key(like):
+        return like
+    words = jax.eval_shape(jax.random.key_data, like)
+    return np.zeros(words.shape, words.dtype)
+
+
+def _kinds_of_keys(tree: Any) -> dict[str, str]:
+    """Path of every typed key to the name of its generator."""
+    return {
+        jax.tree_util.keystr(path): str(jax.random.key_impl(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if _is_key(leaf)
+    }
+
+
+def _from_words(words: np.ndarray, like: Any, kind_of_key: str | None) -> Any:
+    """The leaf of its stored values, bound to no device, so that a program may spread it."""
+    if isinstance(like, np.ndarray):
+        return words
+    if kind_of_key is not None:
+        return jax.random.wrap_key_data(jnp.asarray(words), impl=kind_of_key)
+    return jnp.asarray(words)
+
+
 def _abstract(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return leaf
     # With a sharding of its own, else Orbax asks for the very devices that it was saved from.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-
-def _unbound(leaf: Any) -> Any:
-    """The same array without a device of its own, so that a program may spread it over many."""
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        numbers = jnp.asarray(np.asarray(jax.random.key_data(leaf)))
-        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-    return jnp.asarray(np.asarray(leaf))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, unknown_choice
 from vaecausal_jax.staging import stage
@@ -157,16 +158,26 @@ def choose_block(
     first = jax.eval_shape(lambda trees: jax.tree.map(lambda leaf: leaf[0], trees), arguments)
     program = jax.make_jaxpr(run)(*first)
     value_bytes = sum(_bytes(aval) for aval in program.out_avals)
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    if device.platform == "cpu":
+    if (platform() if mesh is None else mesh.devices.flat[0].platform) == "cpu":
         budget = _CPU_BLOCK_BYTES
     else:
-        stats = device.memory_stats() or {}
-        budget = int(_MEMORY_SHARE * stats.get("bytes_limit", 16 << 30))
+        budget = int(_MEMORY_SHARE * _memory(mesh))
     runs = max(1, budget // max(_bytes_computed(program.jaxpr), 1))
     pending = max(1, _PENDING_BYTES // (num_points * max(value_bytes, 1)))
     together = _even_share(num_contexts, min(runs, pending))
     return Block(_even_share(num_points, max(1, runs // together)), together)
+
+
+def _memory(mesh: Mesh | None) -> int:
+    """Bytes of memory of one device, the same in every process; 16 GiB where it is not told.
+
+    Only a device of this process can be asked. A mesh may have none: when a program is compiled for
+    machines that are elsewhere.
+    """
+    devices = jax.local_devices() if mesh is None else list(mesh.local_devices)
+    here = [device for device in devices if device in set(jax.local_devices())]
+    stats = (here[0].memory_stats() if here else None) or {}
+    return stats.get("bytes_limit", 16 << 30)
 
 
 def _walk(run, skip, reduction, block, points, rows, *, merge_over):

@@ -6,7 +6,8 @@ is advanced twice equals, bit for bit, one that was saved, restored and then adv
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -180,35 +181,57 @@ def vmap_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(run, in_axes=(0, None))
 
 
-def shard_seeds(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Spreads seeds over the devices, one after another on each.
+def shard_seeds(
+    run: Callable[..., Any],
+    *,
+    devices: Sequence[Any] | None = None,
+    on_each: Callable[..., Any] = map_seeds,
+) -> Callable[..., Any]:
+    """Spreads seeds over the devices: ``run(seed_argument, data)`` over axis 0.
 
-    Needs a number of seeds that the number of devices divides, else as many devices are used as
-    divide it.
+    Where the seeds do not fill the devices evenly, the last seed is computed more than once and its
+    copies are dropped.
+
+    Args:
+        run: What is done for one seed.
+        devices: Which devices; all by default, those of other processes included.
+        on_each: How the seeds of one device are run: ``map_seeds`` or ``vmap_seeds``.
     """
 
     def over_devices(seeds, data):
         num_seeds = jax.tree.leaves(seeds)[0].shape[0]
-        devices = jax.devices()
-        count = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
-        if count == 1:
-            return map_seeds(run)(seeds, data)
-        mesh = Mesh(np.array(devices[:count]), ("seed",))
+        chosen = list(jax.devices() if devices is None else devices)
+        # Every process needs a device in the mesh; alone, there is no use for more than the seeds.
+        if len({device.process_index for device in chosen}) == 1:
+            chosen = chosen[:num_seeds]
+        if len(chosen) == 1:
+            return on_each(run)(seeds, data)
         spec = PartitionSpec("seed")
-        return jax.shard_map(
-            map_seeds(run),
-            mesh=mesh,
+        spread = jax.shard_map(
+            on_each(run),
+            mesh=Mesh(np.array(chosen), ("seed",)),
             in_specs=(spec, PartitionSpec()),
             out_specs=spec,
             check_vma=False,
-        )(seeds, data)
+        )
+        missing = -num_seeds % len(chosen)
+        if missing == 0:
+            return spread(seeds, data)
+        every = jnp.minimum(jnp.arange(num_seeds + missing), num_seeds - 1)
+        results = spread(jax.tree.map(lambda leaf: leaf[every], seeds), data)
+        return jax.tree.map(lambda leaf: leaf[:num_seeds], results)
 
     return over_devices
 
 
 def fastest_over_seeds() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The way over seeds that measured fastest on this backend (``benchmarks/training.py``)."""
-    return shard_seeds if platform() == "cpu" else vmap_seeds
+    """The way over seeds that measured fastest on this platform (``benchmarks/training.py``).
+
+    Over all devices; on each, one seed after another on a CPU, and all seeds at once elsewhere.
+    """
+    if platform() == "cpu":
+        return shard_seeds
+    return functools.partial(shard_seeds, on_each=vmap_seeds)
 
 
 def diagnose(history: dict[str, Any], record_every: int) -> list[str]:
