@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import pathlib
+import threading
 import warnings
 
 import jax.numpy as jnp
@@ -119,13 +122,80 @@ def test_failed_write_leaves_the_part_as_it_was(tmp_path, monkeypatch):
 
     parts = store.Parts(tmp_path, SPEC)
     parts.write("health", ARRAYS)
-    monkeypatch.setattr(store.np, "savez", full)
+    monkeypatch.setattr(store.np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
         parts.write("health", {"x": np.zeros(3)})
     with pytest.raises(OSError, match="No space left"):
         parts.write("input", ARRAYS)
     assert_same(parts.read("health"))
     assert parts.read("input") is None
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"spec.json", "health.npz"}
+
+
+STRANGE = ["a/b", "a.b", "a%2Eb", "A/b", "", "/", "../up", "a//b", "aux", "größe", "a b", "a:b"]
+
+
+def test_parts_of_different_names_never_meet(tmp_path):
+    parts = store.Parts(tmp_path / "run", SPEC)
+    for number, name in enumerate(STRANGE):
+        parts.write(name, {"x": np.int32(number)})
+    for number, name in enumerate(STRANGE):
+        assert parts.read(name)["x"] == number
+    files = [p.name for p in (tmp_path / "run" / "parts").iterdir()]
+    assert len({name.lower() for name in files}) == len(STRANGE) + 1
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_arrays_of_different_names_never_meet(tmp_path):
+    parts = store.Parts(tmp_path, SPEC)
+    names = ["a", "a.npy", "a.npy.npy", "file", "allow_pickle", "", "../x", "a/b", "a\\b", "größe"]
+    parts.write("health", {name: np.int32(number) for number, name in enumerate(names)})
+    assert parts.read("health") == {name: number for number, name in enumerate(names)}
+
+
+def test_arrays_as_numpy_writes_them_are_read(tmp_path):
+    parts = store.Parts(tmp_path, SPEC)
+    arrays = {"x": np.arange(3), "in a/group.of 1": np.ones(2)}
+    np.savez(tmp_path / "parts" / "health.npz", **arrays)
+    assert_same(parts.read("health"), arrays)
+
+
+def test_types_that_numpy_lacks_are_kept_as_larger_ones_and_objects_are_refused(tmp_path):
+    parts = store.Parts(tmp_path, SPEC)
+    parts.write("health", {"b": jnp.full(2, 1.5, jnp.bfloat16), "t": np.array(["ü", ""])})
+    found = parts.read("health")
+    assert found["b"].dtype == np.float32
+    assert found["b"].tolist() == [1.5, 1.5]
+    assert found["t"].tolist() == ["ü", ""]
+    with pytest.raises(ValueError, match="values of x of part 'health' are of type object"):
+        parts.write("health", {"x": np.array([None])})
+    assert list(parts.read("health")) == ["b", "t"]
+
+
+def test_a_spec_takes_paths_and_names_what_it_cannot_take(tmp_path):
+    spec = {"path": pathlib.Path("a"), "seed": np.int64(3), "x": float("nan")}
+    store.Parts(tmp_path, spec)
+    store.Parts(tmp_path, {**spec, "path": "a"})
+    with pytest.raises(ValueError, match="spec.f is <function .* JSON cannot hold"):
+        store.Parts(tmp_path / "new", {"f": store.write_json})
+    assert not (tmp_path / "new").exists()
+
+
+def test_leftovers_of_killed_writers_go(tmp_path):
+    parts = store.Parts(tmp_path, SPEC)
+    left = tmp_path / "parts" / ".health.npz.0123456789abcdef.partial"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    store.Parts(tmp_path, SPEC)
+    assert not left.exists()
+    assert parts.read("health") is None
+
+
+def test_checkpoints_of_any_title_lie_in_the_study(tmp_path):
+    assert store.checkpoint_folder("x", "beta_vae_1e+06") == pathlib.Path(
+        "x/checkpoints/beta_vae_1e+06"
+    )
+    assert store.checkpoint_folder("x", "../up").parent == pathlib.Path("x/checkpoints")
 
 
 # JSON.
@@ -183,10 +253,24 @@ def test_estimates_are_written_as_objects_of_their_fields(tmp_path):
 
 def test_value_that_json_lacks_is_an_error_and_leaves_the_old_file(tmp_path):
     path = store.write_json(tmp_path, "a.json", {"x": 1})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        store.write_json(tmp_path, "a.json", {"x": object()})
+    with pytest.raises(ValueError, match=r"a.json.y\[0\].x is <object .* which JSON cannot hold"):
+        store.write_json(tmp_path, "a.json", {"y": [{"x": object()}]})
+    with pytest.raises(ValueError, match="two keys of a.json are one as text"):
+        store.write_json(tmp_path, "a.json", {1: 0, "1": 0})
     assert strict(path) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_paths_sets_and_small_floats_are_json_too(tmp_path):
+    values = {"p": pathlib.Path("a/b"), "s": {2, 1}, "h": jnp.array([1.5, np.nan], jnp.bfloat16)}
+    path = store.write_json(tmp_path, "a.json", values)
+    assert strict(path) == {"p": "a/b", "s": [1, 2], "h": [1.5, None]}
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "a.json").write_text('{"x": ')
+    with pytest.raises(ValueError, match=f"{tmp_path}/a.json is damaged"):
+        store.read_json(tmp_path, "a.json")
 
 
 # Labelled arrays.
@@ -227,9 +311,41 @@ def test_effects_open_with_nothing_but_their_path_and_no_warning(tmp_path):
 
 def test_effects_written_again_are_replaced_even_after_a_crash(tmp_path):
     store.write_effects(tmp_path, effects())
-    (tmp_path / "effects.partial").mkdir()
-    (tmp_path / "effects.partial" / "junk").write_text("half")
+    left = tmp_path / ".effects.zarr.0123456789abcdef.partial"
+    left.mkdir()
+    (left / "junk").write_text("half")
+    os.utime(left, (0, 0))
     store.write_effects(tmp_path, effects(2.0).drop_vars("empty"))
     with xr.open_zarr(tmp_path / "effects.zarr") as opened:
         xr.testing.assert_identical(opened.compute(), effects(2.0).drop_vars("empty"))
+    assert [p.name for p in tmp_path.iterdir()] == ["effects.zarr"]
+
+
+def test_two_writers_of_effects_leave_one_whole(tmp_path):
+    threads = [
+        threading.Thread(target=store.write_effects, args=(tmp_path, effects(scale)))
+        for scale in (1.0, 2.0, 3.0)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with xr.open_zarr(tmp_path / "effects.zarr") as opened:
+        found = opened.compute()
+    assert any(found.identical(effects(scale)) for scale in (1.0, 2.0, 3.0))
+    assert [p.name for p in tmp_path.iterdir()] == ["effects.zarr"]
+
+
+def test_effects_keep_text_of_any_language(tmp_path):
+    data = xr.Dataset({"x": ("arm", [1.0, 2.0, 3.0])}, {"arm": ["größer", "", "雪"]})
+    with xr.open_zarr(store.write_effects(tmp_path, data)) as opened:
+        assert [float(opened.x.sel(arm=arm)) for arm in data.arm.values] == [1.0, 2.0, 3.0]
+
+
+def test_effects_that_cannot_be_written_leave_the_old_ones(tmp_path):
+    store.write_effects(tmp_path, effects())
+    with pytest.raises(TypeError):
+        store.write_effects(tmp_path, effects().assign_attrs(x=object()))
+    with xr.open_zarr(tmp_path / "effects.zarr") as opened:
+        assert opened.compute().identical(effects())
     assert [p.name for p in tmp_path.iterdir()] == ["effects.zarr"]
