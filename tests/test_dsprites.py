@@ -1,5 +1,6 @@
 """Exact dSprites against published frames and brute force; the archive reader on small files."""
 
+import concurrent.futures
 import os
 import zipfile
 
@@ -138,6 +139,16 @@ def test_the_cache_is_drawn_in_the_layout_of_the_archive(tmp_path, monkeypatch):
     bits = np.unpackbits(np.load(tmp_path / "few.npy"), axis=1)
     np.testing.assert_array_equal(bits.reshape(32, 64, 64, 1), drawn)
     chex.assert_trees_all_equal(jax.jit(vd.images)(data, rows), drawn)
+
+
+def test_the_cache_is_whole_for_all_who_want_it_at_once(tmp_path, monkeypatch):
+    few = vd.DSprites((vd.Factor("few", (0.0, 1.0), 2, cyclic=False),) * 5)
+    monkeypatch.setattr(dsprites, "dsprites_exact", lambda: few)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        drawn = list(pool.map(vd.cached_dsprites, [tmp_path / "few.npy"] * 3))
+    for data in drawn:
+        chex.assert_trees_all_equal(data.bits, np.load(tmp_path / "few.npy"))
+    assert {p.name for p in tmp_path.iterdir()} == {"few.npy", "few.npy.json"}
 
 
 # The reader: files in the published format with a smaller grid.

@@ -1,8 +1,13 @@
 """The readers of published files, on small files in exactly the published formats."""
 
+import concurrent.futures
 import gzip
 import itertools
 import os
+import pathlib
+import subprocess
+import sys
+import threading
 import zipfile
 
 import chex
@@ -15,6 +20,7 @@ import pytest
 
 import vaecausal_jax as vj
 from vaecausal_jax import data as vd
+from vaecausal_jax import manifests
 from vaecausal_jax.data import celeba, files, mpi3d, shapes3d, smallnorb
 
 Image = pytest.importorskip("PIL.Image")
@@ -134,9 +140,96 @@ def test_damaged_flat_files_are_refused(tmp_path):
     flat(path, numbers)
     with pytest.raises(ValueError, match="is damaged"):
         flat(path, numbers, verify=True)
+    path.write_bytes(b"x" + whole[1:])
+    with pytest.raises(ValueError, match=r"is damaged \(its header\): delete it to build it again"):
+        flat(path, numbers)
+    for damaged in ("", "[]", '{"holds": '):
+        (tmp_path / "flat.npy.json").write_text(damaged)
+        with pytest.raises(ValueError, match=f"{path}.json is damaged .* Delete it, {path} and "):
+            flat(path, numbers)
     (tmp_path / "flat.npy.json").unlink()
     with pytest.raises(ValueError, match=r"lacks its note flat.npy.json"):
         flat(path, numbers)
+
+
+# Only the modules that build flat files are imported, without the library's front door.
+BUILD = f"""
+import sys, time, types
+for name in ("", ".data"):
+    sys.modules["vaecausal_jax" + name] = package = types.ModuleType("vaecausal_jax" + name)
+    package.__path__ = [{str(pathlib.Path(vj.__file__).parent)!r} + name.replace(".", "/")]
+import numpy as np
+from vaecausal_jax.data.files import flat_file
+
+def fill(start, stop):
+    print(start, flush=True)
+    time.sleep(float(sys.argv[2]))
+    return np.arange(3 * start, 3 * stop, dtype=np.uint8).reshape(-1, 3)
+
+flat_file(sys.argv[1], fill, shape=(25, 3), holds={{"images": "numbers"}}, block=4)
+"""
+
+
+def builder(path, pause):
+    """Another process that builds the flat file of numbers and prints where each block starts."""
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(path), str(pause)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_process_waits_for_the_one_that_builds_a_flat_file(tmp_path):
+    path, asked = tmp_path / "flat.npy", []
+
+    def fill(start, stop):
+        asked.append(start)
+        return numbers(start, stop)
+
+    with builder(path, 0.03) as process:
+        assert process.stdout is not None
+        built = [int(process.stdout.readline())]
+        found = flat(path, fill, verify=True)
+        built += [int(line) for line in process.stdout]
+    assert process.returncode == 0
+    assert built == [0, 4, 8, 12, 16, 20, 24]
+    assert asked == []
+    np.testing.assert_array_equal(found, numbers(0, 25))
+    assert {p.name for p in tmp_path.iterdir()} == {"flat.npy", "flat.npy.json"}
+
+
+def test_the_flat_file_of_a_killed_process_is_taken_over(tmp_path):
+    path, asked = tmp_path / "flat.npy", []
+
+    def fill(start, stop):
+        asked.append(start)
+        return numbers(start, stop)
+
+    with builder(path, 0.2) as process:
+        assert process.stdout is not None
+        while int(process.stdout.readline()) < 12:
+            pass
+        process.kill()
+        found = flat(path, fill)
+    # At least two blocks were on disk, and of these the last one is written again.
+    assert asked[0] in (4, 8)
+    np.testing.assert_array_equal(found, numbers(0, 25))
+    assert {p.name for p in tmp_path.iterdir()} == {"flat.npy", "flat.npy.json"}
+
+
+def test_without_locks_each_builds_the_flat_file_and_all_are_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "fcntl", None)
+    together, path = threading.Barrier(2), tmp_path / "flat.npy"
+
+    def fill(start, stop):
+        together.wait(timeout=10)
+        return numbers(start, stop)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: flat(path, fill), range(2)):
+            np.testing.assert_array_equal(found, numbers(0, 25))
+    with pytest.raises(KeyError):
+        flat(tmp_path / "other.npy", lambda start, stop: {}[start])
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"flat.npy", "flat.npy.json", "other.npy.json"}
 
 
 def test_rows_of_another_shape_or_type_are_refused():

@@ -3,7 +3,8 @@
 Nothing here reads a whole file into memory. A published file whose images lie in it uncompressed is
 mapped where it is; from a compressed one they are decoded block by block into a flat `.npy` file
 that is mapped instead. Such a file is written under its name only when it is complete; building
-goes on where it was interrupted, and a note beside it (`NAME.json`) says what it holds.
+goes on where it was interrupted, and a note beside it (`NAME.json`) says what it holds. While one
+process builds a file, others that ask for it wait.
 """
 
 import hashlib
@@ -19,7 +20,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vaecausal_jax.manifests import difference, write_text
+from vaecausal_jax.manifests import (
+    difference,
+    file_lock,
+    json_values,
+    partial_name,
+    read_object,
+    remove_leftovers,
+    write_text,
+)
 
 FillBlock = Callable[[int, int], np.ndarray]
 """Rows `start` to `stop` of a flat file, uint8."""
@@ -144,6 +153,10 @@ def flat_file(
 ) -> np.ndarray:
     """Map the flat `.npy` file at `path`, building it first where it does not exist yet.
 
+    A process that is stopped while it builds leaves `NAME.partial`, and the next one goes on from
+    there. If another process or thread is building the file, wait until it is done. Where the
+    platform or the file system has no locks (`manifests.file_lock`), each builds the whole file.
+
     Args:
       path: the file. None is `name` in the folder of the environment variable VAECAUSAL_CACHE or,
         where that is not set, an unnamed temporary file, which ends with the process and lies in
@@ -158,8 +171,7 @@ def flat_file(
     Raises:
       ValueError: the file exists and holds something else, or is damaged.
     """
-    row_bytes = math.prod(shape[1:])
-    block = block or max(1, _BLOCK_BYTES // row_bytes)
+    block = block or max(1, _BLOCK_BYTES // math.prod(shape[1:]))
     if path is None and os.environ.get(CACHE_VARIABLE):
         path = pathlib.Path(os.environ[CACHE_VARIABLE]) / name
     if path is None:
@@ -168,29 +180,55 @@ def flat_file(
             return np.memmap(temporary, np.uint8, "r", shape=shape)  # keeps the file mapped
     path = pathlib.Path(path)
     note = path.with_name(path.name + ".json")
-    expected = {"holds": dict(holds), "shape": list(shape)}
+    expected = {"holds": json_values(holds, "holds"), "shape": json_values(shape, "shape")}
     if path.exists():
         return _open_flat(path, note, expected, verify=verify)
-    partial = path.with_name(path.name + ".partial")
+    with file_lock(path.with_name(f".{path.name}.lock"), wait=True) as locked:
+        if path.exists():  # Another process has built it meanwhile.
+            return _open_flat(path, note, expected, verify=verify)
+        _build(path, note, expected, fill, block=block, alone=locked)
+    return _open_flat(path, note, expected, verify=False)
+
+
+def _build(
+    path: pathlib.Path,
+    note: pathlib.Path,
+    expected: Mapping[str, Any],
+    fill: FillBlock,
+    *,
+    block: int,
+    alone: bool,
+) -> None:
+    """Write a flat file and its note, both whole before the file has its name.
+
+    If nobody else can be writing it, go on where that was interrupted.
+    """
+    remove_leftovers(path.parent)
+    shape = tuple(expected["shape"])
+    row_bytes = math.prod(shape[1:])
+    partial = path.with_name(path.name + ".partial") if alone else partial_name(path)
     if partial.exists() and note.exists():
         _check_note(note, expected)
     else:
         partial.unlink(missing_ok=True)
         write_text(note, json.dumps(expected, indent=1))
     header = _header(shape)
-    with partial.open("r+b" if partial.exists() else "w+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        # The last whole block may not have reached the disk before the machine stopped.
-        start = max(0, (size - len(header)) // row_bytes // block - 1) * block
-        file.seek(0)
-        file.write(header)
-        file.seek(len(header) + start * row_bytes)
-        _write(file, fill, shape=shape, start=start, block=block)
-        file.truncate(len(header) + shape[0] * row_bytes)
-        file.seek(len(header))
-        write_text(note, json.dumps(expected | {"crc32": _crc32(file)}, indent=1))
-    partial.replace(path)
-    return _open_flat(path, note, expected, verify=False)
+    try:
+        with partial.open("r+b" if partial.exists() else "w+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            # The last whole block may not have reached the disk before the machine stopped.
+            start = max(0, (size - len(header)) // row_bytes // block - 1) * block
+            file.seek(0)
+            file.write(header)
+            file.seek(len(header) + start * row_bytes)
+            _write(file, fill, shape=shape, start=start, block=block)
+            file.truncate(len(header) + shape[0] * row_bytes)
+            file.seek(len(header))
+            write_text(note, json.dumps({**expected, "crc32": _crc32(file)}, indent=1))
+        partial.replace(path)
+    finally:
+        if not alone:
+            partial.unlink(missing_ok=True)
 
 
 def _write(
@@ -232,21 +270,20 @@ def _open_flat(
     size, whole = path.stat().st_size, len(header) + math.prod(shape)
     if size != whole:
         raise ValueError(f"{path} has {size} bytes, expected {whole}: delete it to build it again.")
-    if verify:
-        with path.open("rb") as file:
-            file.seek(len(header))
-            if _crc32(file) != saved.get("crc32"):
-                raise ValueError(f"{path} is damaged (CRC-32): delete it to build it again.")
+    with path.open("rb") as file:
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path} is damaged (its header): delete it to build it again.")
+        if verify and _crc32(file) != saved.get("crc32"):
+            raise ValueError(f"{path} is damaged (CRC-32): delete it to build it again.")
     return np.memmap(path, np.uint8, "r", offset=len(header), shape=shape)
 
 
 def _check_note(note: pathlib.Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    saved = json.loads(note.read_text())
+    named = note.with_suffix("")
+    saved = read_object(note, f"Delete it, {named} and {named}.partial, to build them again.")
     found = {key: saved.get(key) for key in expected}
     if differs := difference(found, dict(expected)):
-        raise ValueError(
-            f"{note.with_suffix('')} holds something else ({differs}): choose another file."
-        )
+        raise ValueError(f"{named} holds something else ({differs}): choose another file.")
     return saved
 
 
