@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 from vaecausal_jax import stored_sweeps
-from vaecausal_jax.stored_sweeps import Part, group_of, run_stored, variable_of
+from vaecausal_jax.stored_sweeps import Part, group_of, num_stored, run_stored, variable_of
 
 
 def compute(inputs, index):
@@ -68,6 +68,19 @@ def test_finished_slabs_are_not_computed_again_and_lost_ones_are(tmp_path):
     for file in files:
         if file != lost:
             assert file.stat().st_mtime_ns == before[file][0]
+
+
+def test_points_that_are_stored_are_counted(tmp_path):
+    parts, seen = [part("../a"), part("b", 3), part("c", 0)], []
+
+    def progress(what, done, total):
+        seen.append((num_stored(tmp_path, parts, slab_points=4), done))
+
+    assert num_stored(tmp_path, parts, slab_points=4) == 0
+    path = run_stored(tmp_path, parts, {}, slab_points=4, progress=progress)
+    assert seen == [(n, n) for n in (0, 4, 8, 10, 13)]
+    (path / group_of("../a") / "pair" / "1.0").unlink()
+    assert num_stored(tmp_path, parts, slab_points=4) == 9
 
 
 PROGRAM = """

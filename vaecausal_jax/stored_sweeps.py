@@ -38,7 +38,15 @@ from vaecausal_jax.manifests import (
     written_whole,
 )
 
-__all__ = ["SLAB_POINTS", "Part", "Progress", "group_of", "run_stored", "variable_of"]
+__all__ = [
+    "SLAB_POINTS",
+    "Part",
+    "Progress",
+    "group_of",
+    "num_stored",
+    "run_stored",
+    "variable_of",
+]
 
 Progress = Callable[[str, int, int], None]
 
@@ -144,6 +152,24 @@ def run_stored(
                 done += stop - number * size
                 progress(part.name, done, total)
     return path
+
+
+def num_stored(
+    folder: str | os.PathLike, parts: Sequence[Part], *, slab_points: int = SLAB_POINTS
+) -> int:
+    """How many points of the parts a folder holds already; nothing is computed or checked."""
+    done = 0
+    for part in parts:
+        group = pathlib.Path(folder, "effects.zarr", group_of(part.name))
+        size = _slab_size(part, slab_points)
+        for start in range(0, part.num_points, size):
+            files = (
+                group / variable_of(name) / _chunk_name(start // size, len(dims))
+                for name, dims in part.dims.items()
+            )
+            if all(file.exists() for file in files):
+                done += min(size, part.num_points - start)
+    return done
 
 
 def variable_of(name: str) -> str:
@@ -452,7 +478,11 @@ def _zarray(array: _Array) -> dict[str, Any]:
 
 def _chunk(array: _Array, number: int) -> str:
     """The place of the file that holds a slab of an array."""
-    return f"{array.place}/{'.'.join([str(number), *['0'] * (len(array.shape) - 1)])}"
+    return f"{array.place}/{_chunk_name(number, len(array.shape))}"
+
+
+def _chunk_name(number: int, rank: int) -> str:
+    return ".".join([str(number), *["0"] * (rank - 1)])
 
 
 def _write_metadata(
