@@ -1,24 +1,36 @@
 """The command ``vaecausal``: arguments, progress and messages; the work is in the library."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import sys
 import time
-from typing import Annotated, Literal
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 try:
     import rich.console
-    import rich.progress
     import rich.table
     import tyro
 
     from vaecausal_jax import study
+    from vaecausal_jax.commands.announcement import announce_study
     from vaecausal_jax.commands.circuits import CircuitsCommand, run_circuits_command
     from vaecausal_jax.commands.metrics import MetricsCommand, run_metrics_command
-    from vaecausal_jax.commands.setting import progress_bars, report_to, use_machine
+    from vaecausal_jax.commands.progress import (
+        duration,
+        leave_closed_pipe,
+        make_console,
+        show_progress,
+    )
+    from vaecausal_jax.commands.setting import use_machine
     from vaecausal_jax.commands.sweep import SweepCommand, run_sweep_command
+    from vaecausal_jax.sites import unknown_choice
+    from vaecausal_jax.study.run import Study, plan_study, run_plan
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"vaecausal needs {error.name}, which comes with the study extra: "
@@ -42,7 +54,7 @@ class StudyCommand:
         data: The published file or folder of the config's data: the dSprites archive (preset
             "dsprites"; the exact geometry is rendered without it), the folder of weights (preset
             "pretrained"), or the files of 3DShapes, MPI3D or SmallNORB.
-        seeds: Number of trained models a family, if other than the preset's.
+        seeds: Number of trained models per family, if other than the preset's.
         steps: Number of gradient steps, if other than the preset's.
         print_config: Print the config as JSON and stop.
         compilation_cache: Folder to keep compiled programs in, so that the next run starts at once.
@@ -58,19 +70,39 @@ class StudyCommand:
     compilation_cache: pathlib.Path | None = None
 
 
+COMMANDS: dict[str, Any] = {
+    "study": StudyCommand,
+    "sweep": SweepCommand,
+    "metrics": MetricsCommand,
+    "circuits": CircuitsCommand,
+}
+
+
 def main() -> None:
     """Entry point of the command ``vaecausal``."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {
-            "study": StudyCommand,
-            "sweep": SweepCommand,
-            "metrics": MetricsCommand,
-            "circuits": CircuitsCommand,
-        },
-        prog="vaecausal",
-        description="Causal interventions on variational autoencoders.",
-    )
     try:
+        try:
+            _run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # Here, where a pipe that is closed can still be answered for.
+    except BrokenPipeError:
+        leave_closed_pipe()
+
+
+def _run(arguments: Sequence[str]) -> None:
+    command, interrupted = None, "interrupted."
+    try:
+        if list(arguments) == ["--version"]:
+            print(_versions())
+            return
+        check_arguments(arguments)
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="vaecausal",
+            description="Causal interventions on variational autoencoders. --version says which "
+            "versions are installed.",
+            args=list(arguments) or ["--help"],
+        )
         if isinstance(command, SweepCommand):
             run_sweep_command(command)
         elif isinstance(command, MetricsCommand):
@@ -79,15 +111,66 @@ def main() -> None:
             run_circuits_command(command)
         else:
             run_study_command(command)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(f"vaecausal: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        print("vaecausal: interrupted; run the same command again to go on.", file=sys.stderr)
+        if isinstance(command, StudyCommand | SweepCommand) or getattr(command, "compare", False):
+            interrupted = "interrupted; run the same command again to go on."
+        print(f"vaecausal: {interrupted}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # At once: threads in the middle of a save or a compilation fail loudly at a normal exit.
         os._exit(130)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raises ValueError for a misspelt subcommand, option or choice, with the nearest that exists.
+
+    All else that can be wrong is left to the parser.
+    """
+    name, *words = arguments or ("--help",)
+    if name.startswith("-"):
+        if name not in ("--help", "-h", "--version") and not name.startswith("--tyro"):
+            raise ValueError(unknown_choice("option", name, ("--help", "--version", *COMMANDS)))
+        return
+    if name not in COMMANDS:
+        raise ValueError(unknown_choice("command", name, COMMANDS))
+    kinds: dict[str, Any] = {}
+    for field, kind in typing.get_type_hints(COMMANDS[name]).items():
+        option = field.replace("_", "-")
+        kinds[f"--{option}"] = kind
+        if kind is bool:
+            kinds[f"--no-{option}"] = kind
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if not word.startswith("-") or word in ("--help", "-h") or _is_number(word):
+            continue
+        option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
+        if option not in kinds:
+            raise ValueError(unknown_choice(f"option of vaecausal {name}", option, kinds))
+        value = value if equals else following
+        if typing.get_origin(kinds[option]) is Literal and value:
+            choices = typing.get_args(kinds[option])
+            if value not in choices:
+                raise ValueError(unknown_choice(option, value, choices))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _versions() -> str:
+    """What is installed; no device is started to say so."""
+    jax, jaxlib = (importlib.metadata.version(name) for name in ("jax", "jaxlib"))
+    ours = importlib.metadata.version("vaecausal_jax")
+    return f"vaecausal_jax {ours} (jax {jax}, jaxlib {jaxlib}, Python {platform.python_version()})"
 
 
 def run_study_command(command: StudyCommand) -> None:
@@ -104,19 +187,18 @@ def run_study_command(command: StudyCommand) -> None:
     if command.print_config:
         print(json.dumps(study.as_json(config), indent=2))
         return
-    start = time.perf_counter()
-    with progress_bars() as bars:
-        result = study.run_study(
-            config,
-            command.out,
-            data_path=None if command.data is None else str(command.data),
-            progress=report_to(bars),
-        )
-    _print_summary(result, command.out, time.perf_counter() - start)
+    start, console = time.perf_counter(), make_console(sys.stdout)
+    data_path = None if command.data is None else str(command.data)
+    with show_progress(console) as report:
+        plan = plan_study(config, command.out, data_path=data_path)
+        report = announce_study(plan, console.print, report)
+        result = run_plan(plan, progress=report)
+    _print_summary(console, result, command.out, time.perf_counter() - start)
 
 
-def _print_summary(result, folder: pathlib.Path, seconds: float) -> None:
-    console = rich.console.Console()
+def _print_summary(
+    console: rich.console.Console, result: Study, folder: pathlib.Path, seconds: float
+) -> None:
     table = rich.table.Table(
         title=f"{result.config.name}: mean over seeds [95% interval]",
         caption="rec.: reconstruction; active: latents in use; T: total effect index of a latent",
@@ -136,7 +218,7 @@ def _print_summary(result, folder: pathlib.Path, seconds: float) -> None:
     console.print(table)
     for model in result.summary["excluded"]:
         console.print(f"excluded: {model['family']} seed {model['seed']}: {model['verdict']}")
-    console.print(f"{folder / 'report.html'} written, {seconds:.0f} s in all.")
+    console.print(f"{folder / 'report.html'} written, {duration(seconds)} in all.")
 
 
 def _cell(estimate) -> str:

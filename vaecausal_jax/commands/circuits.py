@@ -1,11 +1,15 @@
 """``vaecausal circuits``: a circuit for every factor of one trained model of a study."""
 
 import dataclasses
+import functools
 import html
+import itertools
 import json
 import math
 import pathlib
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -38,15 +42,24 @@ from vaecausal_jax.circuits.graphs import (
     effect_graph,
     found_edges,
 )
+from vaecausal_jax.circuits.scorers import Arms, node_samples
 from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
-from vaecausal_jax.circuits.tasks import num_parts
+from vaecausal_jax.circuits.tasks import Task, num_parts
 from vaecausal_jax.commands.circuit_families import circuit_numbers, write_comparison
+from vaecausal_jax.commands.progress import (
+    Progress,
+    counted,
+    duration,
+    make_console,
+    show_progress,
+)
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.manifests import tree_digest, write_text
 from vaecausal_jax.models import Model
 from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.study.tables import Trained
 
 PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "decoder": "decoder/"}
 
@@ -98,40 +111,91 @@ def run_circuits_command(command: CircuitsCommand) -> None:
     if command.compare and (command.family is not None or command.seed is not None):
         raise ValueError("--compare takes all models: leave out --family and --seed.")
     use_machine(command.compilation_cache)
-    start = time.perf_counter()
+    start, console = time.perf_counter(), make_console(sys.stdout)
+    with show_progress(console) as report:
+        _run_circuits(command, console.print, report)
+    page = command.out / ("index.html" if command.compare else "report.html")
+    console.print(f"{page} written, {duration(time.perf_counter() - start)} in all.")
+
+
+def _run_circuits(command: CircuitsCommand, say: Callable[[str], None], report: Progress) -> None:
     data_path = None if command.data is None else str(command.data)
     config, data, trained = study.load_study(command.study, data_path=data_path)
-    if command.compare:
-        labels = [
-            label
-            for label, verdict in zip(trained.labels, trained.verdicts, strict=True)
-            if verdict == "ok"
-        ]
-        if not labels:
-            raise ValueError(f"no model of {command.study} is usable: {set(trained.verdicts)}.")
-    else:
-        labels = [(command.family or trained.families[0], command.seed or 0)]
-        if labels[0] not in trained.labels:
-            valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
-            given = f"--family {labels[0][0]} --seed {labels[0][1]}"
-            raise ValueError(unknown_choice("model", given, valid))
-    numbers = {}
-    for done, (family, seed) in enumerate(labels):
+    models = {}
+    for family, seed in _chosen(command, trained):
         number = trained.labels.index((family, seed))
         params = jax.tree.map(lambda leaf, i=number: leaf[i], trained.params)
-        out = command.out / family / f"seed{seed}" if command.compare else command.out
         setting = {"family": family, "seed": seed, "study": study.as_json(config)}
-        tables = _finished(out, _inputs(command, params, setting)) if command.compare else None
-        if command.compare:
-            kept = "" if tables is None else ", done before"
-            print(f"{family}, seed {seed}: model {done + 1} of {len(labels)}{kept}", flush=True)
+        out = command.out / family / f"seed{seed}" if command.compare else command.out
+        found = _finished(out, _inputs(command, params, setting)) if command.compare else None
+        models[family, seed] = (params, setting, out, found)
+    names, nodes = _asked(command, trained.model, data)
+    missing = [label for label, (*_, tables) in models.items() if tables is None]
+    say(_opening(command, list(models), len(missing), trained.model, names, nodes))
+    total = len(missing) * (len(names) + 3)  # with the effect graph, its structure and the drawings
+    counter, numbers = itertools.count(), {}
+
+    def begin(model: str, piece: str) -> None:
+        report(f"find circuits: {model}, {piece}", next(counter), total)
+
+    for (family, seed), (params, setting, out, tables) in models.items():
         if tables is None:
-            tables = write_circuits(command, out, trained.model, params, data, setting)
+            progress = functools.partial(begin, f"{family} seed {seed}")
+            tables = write_circuits(
+                command, out, trained.model, params, data, setting, progress=progress
+            )
         numbers[family, seed] = circuit_numbers(tables)
     if command.compare:
         write_comparison(command.out, numbers)
-    page = command.out / ("index.html" if command.compare else "report.html")
-    print(f"{page} written, {time.perf_counter() - start:.0f} s in all.")
+    report("find circuits", total, total)
+
+
+def _chosen(command: CircuitsCommand, trained: Trained) -> list[tuple[str, int]]:
+    """The models that are asked for."""
+    if command.compare:
+        labels = zip(trained.labels, trained.verdicts, strict=True)
+        if usable := [label for label, verdict in labels if verdict == "ok"]:
+            return usable
+        raise ValueError(f"no model of {command.study} is usable: {set(trained.verdicts)}.")
+    label = (command.family or trained.families[0], command.seed or 0)
+    if label not in trained.labels:
+        valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
+        given = f"--family {label[0]} --seed {label[1]}"
+        raise ValueError(unknown_choice("model", given, valid))
+    return [label]
+
+
+def _asked(
+    command: CircuitsCommand, model: Model, data: Dataset
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the factors and of the sites that are asked for."""
+    nodes = tuple(n for n in list(model.sites)[:-1] if n != "input/image")
+    return command.factors or factor_names(data), command.sites or nodes
+
+
+def _opening(
+    command: CircuitsCommand,
+    labels: list[tuple[str, int]],
+    num_missing: int,
+    model: Model,
+    names: tuple[str, ...],
+    nodes: tuple[str, ...],
+) -> str:
+    """What is found, among what, and where it goes."""
+    units = sum(model.sites[name].num_units for name in nodes)
+    which = (
+        counted(len(labels), "model") if command.compare else f"{labels[0][0]}, seed {labels[0][1]}"
+    )
+    words = [
+        f"Circuits of {counted(len(names), 'factor')} ({', '.join(names)}) are sought in {which} "
+        f"of {command.study}, among {units} units of {len(nodes)} sites, with {command.num_pairs} "
+        f"minimal pairs per factor. Results go to {command.out}."
+    ]
+    if command.compare:
+        words.append("If it is interrupted, the same command goes on with the next model.")
+    if num_missing < len(labels):
+        words.append(f"{len(labels) - num_missing} of them are done already.")
+    return " ".join(words)
 
 
 def write_circuits(
@@ -141,6 +205,8 @@ def write_circuits(
     params: Any,
     data: Dataset,
     setting: dict[str, Any],
+    *,
+    progress: Callable[[str], None] = lambda piece: None,
 ) -> dict[str, Any]:
     """Finds the circuits of one model and writes tables, drawings and the page.
 
@@ -151,14 +217,21 @@ def write_circuits(
         params: Its parameters.
         data: What renders minimal pairs.
         setting: What else determines the numbers, kept with them.
+        progress: Called with the name of each piece of the work as it begins: one per factor, and
+            three more.
 
     Returns:
         The tables, as in circuits.json.
     """
-    names = command.factors or factor_names(data)
-    nodes = command.sites or tuple(n for n in list(model.sites)[:-1] if n != "input/image")
+    names, nodes = _asked(command, model, data)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed or 0), 3), 7)
     pairs = _factor_pairs(keys[0], model, data, names, command.num_pairs)
+    remaining = iter(names)
+
+    def samples(task: Task) -> Arms:
+        progress(f"circuit of {next(remaining)}")
+        return node_samples(task)
+
     found = factor_circuits(
         keys[1],
         model.forward,
@@ -166,9 +239,11 @@ def write_circuits(
         model.sites,
         {name: p[:3] for name, p in pairs.items()},
         nodes=nodes,
+        samples_fn=samples,
         q=command.q,
         min_share=command.min_share,
     )
+    progress("effect graph")
     render = jax.jit(images)
     x, donor = (
         render(data, sample_factors(key, data, command.num_images))
@@ -188,6 +263,7 @@ def write_circuits(
         min_effect=command.min_effect,
         mesh=jax.sharding.Mesh(np.array(jax.devices()), ("contexts",)),
     )
+    progress("modules and motifs")
     circuits = {name: f.circuit for name, f in found.items()}
     overlaps = {
         title: circuit_overlap(circuits, part=part)
@@ -202,6 +278,7 @@ def write_circuits(
     if edges:
         scores = {name: f.scores for name, f in found.items()}
         structure = graph_structure(keys[6], graph, circuits, scores, q=command.q)
+    progress("tables and drawings")
     tables = _tables(found, graph, overlaps, mapped, structure, command.q)
     inputs = _inputs(command, params, setting)
     out.mkdir(parents=True, exist_ok=True)

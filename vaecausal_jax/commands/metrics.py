@@ -3,14 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 import tyro
 
 from vaecausal_jax import study
@@ -20,6 +20,7 @@ from vaecausal_jax.commands.metric_tables import (
     full_name,
     metric_table,
 )
+from vaecausal_jax.commands.progress import Progress, counted, make_console, show_progress
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import dsprites_exact, num_images, sample_factors
 from vaecausal_jax.data.dataset import Dataset, factors_at
@@ -32,6 +33,7 @@ from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model, burgess_vae
 from vaecausal_jax.objectives import kl_per_latent
 from vaecausal_jax.pretrained import DSPRITES_FILES, REFERENCE_SCORES, load_dsprites_vae
+from vaecausal_jax.processes import is_first
 from vaecausal_jax.sites import unknown_choice
 
 PROTOCOL = (
@@ -51,7 +53,6 @@ REFERENCES = ("perfect", "rotated", "noise")
 
 _SAVE = "Save one with numpy.savez(path, codes=codes, factors=factors)."
 _UDR_ROWS = 1000
-_FILE_WIDTH = 160
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,23 +132,20 @@ def run_metrics_command(command: MetricsCommand) -> None:
         if name not in METRICS:
             raise ValueError(unknown_choice("metric", name, METRICS))
     use_machine(command.compilation_cache)
-    source = _read(command)
-    scores = {
-        label: {**source.measured.get(label, {}), **_score(command, names, codes, source)}
-        for label, codes in source.codes.items()
-    }
-    references = _score_references(command, names, source) if command.references else {}
+    # One JSON object is all that standard output then holds.
+    console = make_console(sys.stderr if command.json else sys.stdout)
+    with show_progress(console) as report:
+        source = _read(command, names, console.print, report)
+        scores, references = _score_all(command, names, source, report)
     expected = REFERENCE_SCORES if command.pretrained else {}
     if command.json:
         record = as_json(source, scores, references, expected)
         if command.codes:  # One table of codes: its numbers on top.
             (only,) = record.pop("models").values()
             record |= {"file": str(command.codes), **only}
-        print(json.dumps({"seed": command.seed, **record}, indent=2))
+        if is_first():
+            print(json.dumps({"seed": command.seed, **record}, indent=2))
         return
-    console = rich.console.Console()
-    if not console.is_terminal:  # A file has no width to keep to.
-        console = rich.console.Console(width=_FILE_WIDTH)
     left_out = () if command.pretrained else [name for name in METRICS if name not in names]
     for label in scores:
         width = source.codes[label].shape[1]
@@ -180,11 +178,14 @@ def read_codes(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return arrays["codes"], arrays["factors"]
 
 
-def _read(command: MetricsCommand) -> Source:
+def _read(
+    command: MetricsCommand, names: Sequence[str], say: Callable[[str], None], report: Progress
+) -> Source:
     if command.codes:
         codes, factors = read_codes(command.codes)
         num_train = split_rows(len(codes), command.num_train)
         label = command.codes.name
+        say(_opening(f"{len(codes)} codes of {command.codes}", names, command.references))
         return Source(
             str(command.codes), {label: codes}, factors, num_train, len(codes) - num_train, {}
         )
@@ -195,12 +196,38 @@ def _read(command: MetricsCommand) -> Source:
         rows = [i for i, (family, _) in enumerate(trained.labels) if family in families]
         labels = [f"{trained.labels[i][0]} seed {trained.labels[i][1]}" for i in rows]
         params = jax.tree.map(lambda leaf: leaf[np.array(rows)], trained.params)
-        return _encoded(command, str(command.study), labels, trained.model, params, data)
+        _announce(command, str(command.study), labels, names, say)
+        return _encoded(command, str(command.study), labels, trained.model, params, data, report)
     labels = _families(command, DSPRITES_FILES)
     params = [load_dsprites_vae(str(command.pretrained), name) for name in labels]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     model = burgess_vae((64, 64, 1))
-    return _encoded(command, str(command.pretrained), labels, model, stacked, dsprites_exact())
+    name = str(command.pretrained)
+    _announce(command, name, labels, names, say)
+    return _encoded(command, name, labels, model, stacked, dsprites_exact(), report)
+
+
+def _announce(
+    command: MetricsCommand,
+    name: str,
+    labels: Sequence[str],
+    names: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    if command.num_images < 3:
+        raise ValueError(f"--num-images is {command.num_images}, expected 3 or more.")
+    models = counted(len(labels), "model")
+    what = (
+        f"the codes that {models} of {name} ({', '.join(labels)}) give {command.num_images} images"
+    )
+    say(_opening(what, names, command.references))
+
+
+def _opening(what: str, names: Sequence[str], references: bool) -> str:
+    """What is scored, and by what."""
+    metrics = counted(len(names), "metric")
+    beside = " The same metrics then score three references." if references else ""
+    return f"Scores {what} by {metrics} ({', '.join(names)}).{beside}"
 
 
 def _families(command: MetricsCommand, valid: Sequence[str] | dict) -> list[str]:
@@ -211,11 +238,16 @@ def _families(command: MetricsCommand, valid: Sequence[str] | dict) -> list[str]
 
 
 def _encoded(
-    command: MetricsCommand, name: str, labels: list[str], model: Model, params: Any, data: Dataset
+    command: MetricsCommand,
+    name: str,
+    labels: list[str],
+    model: Model,
+    params: Any,
+    data: Dataset,
+    report: Progress,
 ) -> Source:
     """Posterior means of every model on the same images, and what their posteriors say."""
-    if command.num_images < 3:
-        raise ValueError(f"--num-images is {command.num_images}, expected 3 or more.")
+    report("encode images", 0, 1)
     image_key, score_key = jax.random.split(jax.random.key(command.seed))
     if command.num_images == num_images(data):
         factors = factors_at(data, jax.random.permutation(image_key, num_images(data)))
@@ -233,6 +265,7 @@ def _encoded(
         for label, agreement in zip(labels, _udr(found), strict=True):
             measured[label]["udr_lasso"] = agreement
     codes = {label: np.asarray(found.mean[i]) for i, label in enumerate(labels)}
+    report("encode images", 1, 1)
     return Source(name, codes, np.asarray(factors), num_train, num_test, measured)
 
 
@@ -248,11 +281,47 @@ def _udr(found: Posteriors) -> list[Estimate]:
     ]
 
 
-def _score(command, names, codes, source: Source, *, bare: bool = False) -> dict[str, Estimate]:
+def _score_all(
+    command: MetricsCommand, names: Sequence[str], source: Source, report: Progress
+) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, Estimate]]]:
+    """The scores of all models, and of the references if they are asked for."""
+    total = len(source.codes) + len(REFERENCES) * command.references
+    scores, references = {}, {}
+    for done, (label, codes) in enumerate(source.codes.items()):
+        progress = _of_metrics(report, label, done, total)
+        measured = source.measured.get(label, {})
+        scores[label] = measured | _score(command, names, codes, source, progress)
+    if command.references:
+        width = next(iter(source.codes.values())).shape[1]
+        key = jax.random.key(command.seed)
+        floors = reference_codes(key, source.factors, num_noise=width)
+        for done, label in enumerate(REFERENCES, start=len(scores)):
+            progress = _of_metrics(report, f"{label} codes", done, total)
+            codes = floors[label]
+            references[label] = _score(command, names, codes, source, progress, bare=True)
+    report("score", total, total)
+    return scores, references
+
+
+def _of_metrics(report: Progress, label: str, done: int, total: int) -> Callable[[str], None]:
+    """What is called with the name of each metric as it begins."""
+    return lambda metric: report(f"score: {label}, {metric}", done, total)
+
+
+def _score(
+    command: MetricsCommand,
+    names: Sequence[str],
+    codes: np.ndarray,
+    source: Source,
+    progress: Callable[[str], None],
+    *,
+    bare: bool = False,
+) -> dict[str, Estimate]:
     """Every metric of one table of codes, by full name."""
     key = jax.random.key(command.seed)
     found = {}
     for name in names:
+        progress(name)
         quick = METRICS[name].quick
         replicates, shuffles = (
             (0 if bare else given if given is not None else default * quick)
@@ -271,9 +340,3 @@ def _score(command, names, codes, source: Source, *, bare: bool = False) -> dict
         for _, estimates in suite:
             found |= {full_name(name, label): e for label, e in estimates.items()}
     return found
-
-
-def _score_references(command, names, source: Source) -> dict[str, dict[str, Estimate]]:
-    width = next(iter(source.codes.values())).shape[1]
-    codes = reference_codes(jax.random.key(command.seed), source.factors, num_noise=width)
-    return {name: _score(command, names, codes[name], source, bare=True) for name in REFERENCES}

@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -11,12 +13,13 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax import questions, study
-from vaecausal_jax.commands.setting import progress_bars, report_to, use_machine
+from vaecausal_jax.commands.progress import Progress, duration, make_console, show_progress
+from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.models import Model
 from vaecausal_jax.models.model import forward_flops
 from vaecausal_jax.sites import unknown_choice
-from vaecausal_jax.stored_sweeps import Part, run_stored
+from vaecausal_jax.stored_sweeps import SLAB_POINTS, Part, run_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,22 @@ class SweepCommand:
 def run_sweep_command(command: SweepCommand) -> None:
     """Runs ``vaecausal sweep``."""
     use_machine(command.compilation_cache)
-    start = time.perf_counter()
+    start, console = time.perf_counter(), make_console(sys.stdout)
+    with show_progress(console) as report:
+        path, parts = _run_sweep(command, console.print, report)
+    console.print(f"{path} written, {duration(time.perf_counter() - start)} in all. Parts:")
+    if any("support" in part.dims for part in parts):
+        console.print(
+            "  (in brackets: how many patched runs lie farther out than 95% of natural ones)"
+        )
+    for part in parts:
+        group = f"xarray.open_zarr({str(path)!r}, group={part.name!r})"
+        console.print(f"  {group}{_far_out(path, part)}")
+
+
+def _run_sweep(
+    command: SweepCommand, say: Callable[[str], None], report: Progress
+) -> tuple[pathlib.Path, list[Part]]:
     data_path = None if command.data is None else str(command.data)
     config, data, trained = study.load_study(command.study, data_path=data_path)
     label = (command.family or trained.families[0], command.seed)
@@ -73,23 +91,40 @@ def run_sweep_command(command: SweepCommand) -> None:
     params = jax.tree.map(lambda leaf: leaf[number], trained.params)
     parts = _sweep_parts(command, trained.model, params, data)
     runs = sum(part.runs for part in parts)
-    flops = runs * forward_flops(trained.model)
-    print(
-        f"{label[0]}, seed {label[1]}: {sum(part.num_points for part in parts)} interventions, at "
-        f"most {runs} forward passes ({flops / 1e9:.3g} GFLOP if each were computed whole)."
-    )
     if runs > command.max_runs:
-        raise ValueError(f"that is more than --max-runs {command.max_runs}.")
+        raise ValueError(
+            f"{runs} forward passes are more than --max-runs {command.max_runs} allows: raise it, "
+            "or ask for fewer --sites, --factors or --num-pairs."
+        )
+    flops = runs * forward_flops(trained.model)
+    num_points, found = sum(part.num_points for part in parts), _num_found(command.out, parts)
+    goes_on = "If it is interrupted, the same command goes on where it was."
+    if found:
+        rest = "all" if found == num_points else f"{found} of them"
+        goes_on = f"It goes on with what is there, which is {rest}."
+    say(
+        f"{label[0]}, seed {label[1]}: {num_points} interventions, at most {runs} forward passes "
+        f"({flops / 1e9:.3g} GFLOP if each were computed whole). Results go to {command.out}. "
+        f"{goes_on}"
+    )
     asked = dataclasses.asdict(command)
     spec = {key: asked[key] for key in ("question", "sites", "factors", "num_pairs", "doses")}
     spec |= {"family": label[0], "seed": label[1], "study": study.as_json(config)}
-    with progress_bars() as bars:
-        path = run_stored(command.out, parts, spec, progress=report_to(bars, "sweep"))
-    print(f"{path} written, {time.perf_counter() - start:.0f} s in all. Parts:")
-    if any("support" in part.dims for part in parts):
-        print("  (in brackets: how many patched runs lie farther out than 95% of natural ones)")
+
+    def progress(part: str, done: int, total: int) -> None:
+        report(f"sweep: {part}", done, total)
+
+    return run_stored(command.out, parts, spec, progress=progress), parts
+
+
+def _num_found(folder: pathlib.Path, parts: Sequence[Part]) -> int:
+    """How many points an earlier call has finished: each slab is a file of every array."""
+    num_points = 0
     for part in parts:
-        print(f"  xarray.open_zarr({str(path)!r}, group={part.name!r}){_far_out(path, part)}")
+        arrays = [folder / "effects.zarr" / part.name / name for name in part.dims]
+        slabs = min(len(list(array.glob("[0-9]*"))) for array in arrays)
+        num_points += min(slabs * SLAB_POINTS, part.num_points)
+    return num_points
 
 
 def _far_out(path: pathlib.Path, part: Part) -> str:

@@ -19,6 +19,7 @@ from vaecausal_jax.checkpoint import latest_step, train_resumably
 from vaecausal_jax.compilation import compile_for_few_runs
 from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.models import Model
+from vaecausal_jax.processes import from_first
 from vaecausal_jax.study.config import (
     StudyConfig,
     as_json,
@@ -37,6 +38,32 @@ from vaecausal_jax.study.tables import Trained, effect_tables, summarise
 from vaecausal_jax.training import diagnose, fastest_over_seeds
 
 Progress = Callable[[str, int, int], None]
+
+
+class Plan(NamedTuple):
+    """A study that is about to run, and what its folder holds already.
+
+    Attributes:
+        config: What is asked.
+        folder: Where everything goes.
+        data_path: The published file or folder of its data, or None.
+        data: The images.
+        model: The architecture that all models share.
+        parts: The finished measurements.
+        steps: Family to the training steps that are done; empty for pretrained models.
+        num_measured: How many measurements are finished.
+        num_measurements: How many there are.
+    """
+
+    config: StudyConfig
+    folder: pathlib.Path
+    data_path: str | None
+    data: Dataset
+    model: Model
+    parts: store.Parts
+    steps: dict[str, int]
+    num_measured: int
+    num_measurements: int
 
 
 class Study(NamedTuple):
@@ -71,10 +98,21 @@ def run_study(
         folder: Where everything goes: ``checkpoints/``, ``parts/``, ``summary.json``,
             ``effects.zarr``, ``figures/``, ``report.html``. A folder of another config is refused.
         data_path: The dSprites archive, or the folder of pretrained weights.
-        progress: Called as (what, done, total) while work goes on.
+        progress: Called as (what, done, total) while work goes on. What precedes the colon of
+            ``what`` is the stage, what follows it a detail.
 
     Raises:
         ValueError: A config that cannot run, before anything starts; a folder of another study.
+    """
+    return run_plan(plan_study(config, folder, data_path=data_path), progress=progress)
+
+
+def plan_study(
+    config: StudyConfig, folder: str | os.PathLike, *, data_path: str | None = None
+) -> Plan:
+    """Checks a study, opens its data and its folder, and sees what is there; runs nothing.
+
+    See ``run_study``, which runs the plan at once.
     """
     check_config(config, data_path)
     folder = pathlib.Path(folder)
@@ -86,7 +124,29 @@ def run_study(
             "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
         },
     )
-    trained = train_all(config, data, data_path, folder, progress)
+    model = network(config, data)
+    titles = [] if config.data == "pretrained" else [family_title(f) for f in config.families]
+
+    def steps_done() -> dict[str, int]:
+        return {t: latest_step(store.checkpoint_folder(folder, t)) or 0 for t in titles}
+
+    return Plan(
+        config,
+        folder,
+        data_path,
+        data,
+        model,
+        parts,
+        from_first(steps_done),
+        from_first(lambda: len(list((folder / "parts").glob("*.npz")))),
+        len(measurements(config, model)) + 1,  # with the scores
+    )
+
+
+def run_plan(plan: Plan, *, progress: Progress = lambda what, done, total: None) -> Study:
+    """Does what a study has still to do; see ``run_study``."""
+    config, folder, data, parts = plan.config, plan.folder, plan.data, plan.parts
+    trained = train_all(config, data, plan.data_path, folder, progress)
     inputs = make_inputs(config, data, trained.model, make_readout(config, data, progress))
     arrays = measure_all(config, trained, inputs, parts, progress)
     arrays["scores"] = score_all(config, inputs, arrays["codes"], parts, progress)
@@ -130,7 +190,7 @@ def load_study(
         if step != config.num_steps // config.record_every * config.record_every:
             raise ValueError(
                 f"{family_title(family)} in {folder} is at step {step or 0} of {config.num_steps}; "
-                f"run `vaecausal study --out {folder}` again to finish it."
+                "run the `vaecausal study` command that began it again to finish it."
             )
     data = dataset(config, data_path)
     return config, data, train_all(config, data, data_path, folder, lambda *_: None)
@@ -206,7 +266,7 @@ def measure_all(
                 parts.write(name, arrays[name])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    progress("measure: done", len(todo), len(todo))
+    progress("measure", len(todo), len(todo))
     return {name: arrays[name] for name in todo}
 
 
