@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -13,7 +14,17 @@ from vaecausal_jax.paths import OUTCOME
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("xarray")
+from vaecausal_jax import study  # noqa: E402
 from vaecausal_jax.commands import circuits as command  # noqa: E402
+from vaecausal_jax.study.tables import Trained  # noqa: E402
+
+PIECES = [
+    "circuit of scale",
+    "circuit of x",
+    "effect graph",
+    "modules and motifs",
+    "tables and drawings",
+]
 
 
 @pytest.mark.slow
@@ -31,7 +42,11 @@ def test_command_writes_tables_drawings_and_a_page(tmp_path):
     )
     params = model.init(jax.random.key(1))
     setting = {"family": "<VAE>", "seed": 0}
-    command.write_circuits(options, options.out, model, params, sprites(16), setting)
+    begun = []
+    command.write_circuits(
+        options, options.out, model, params, sprites(16), setting, progress=begun.append
+    )
+    assert begun == PIECES
     written = json.loads((tmp_path / "out" / "circuits.json").read_text())
     assert list(written["factors"]) == ["scale", "x"]
     sizes = {n: site.num_units for n, site in model.sites.items()}
@@ -49,6 +64,48 @@ def test_command_writes_tables_drawings_and_a_page(tmp_path):
     for name in drawn + ("factor_map",) * (written["factor_map"] is not None):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
         assert f"{name}.png" in page
+
+
+def test_command_says_what_it_seeks_where_and_how_far_it_is(tmp_path, monkeypatch, capsys):
+    model = models.mlp_vae((16, 16, 1), latent_size=2, encoder_dense=(3,), decoder_dense=(4,))
+    params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
+    labels = [("vae", 0), ("vae", 1), ("beta_vae_4", 0)]
+    trained = Trained(model, params, labels, ["ok", "collapsed: no latent", "ok"], {})
+    found = study.PRESETS["quick"], sprites(16), trained
+    wrote = []
+
+    def find(options, out, model, params, data, setting, *, progress):
+        wrote.append(setting["family"])
+        for piece in PIECES:
+            progress(piece)
+        return {}
+
+    for name, stand_in in (
+        ("use_machine", lambda cache: None),
+        ("write_circuits", find),
+        ("circuit_numbers", lambda tables: tables),
+        ("write_comparison", lambda folder, numbers: None),
+        ("_finished", lambda out, inputs: {"done": 1} if "beta_vae_4" in out.parts else None),
+    ):
+        monkeypatch.setattr(command, name, stand_in)
+    monkeypatch.setattr(study, "load_study", lambda folder, data_path: found)
+    out = tmp_path / "out"
+    options = command.CircuitsCommand(study=tmp_path, out=out, factors=("scale", "x"))
+    command.run_circuits_command(options)
+    opening, first, last, end = capsys.readouterr().out.splitlines()
+    assert opening == (
+        f"Circuits of 2 factors (scale, x) are sought in vae, seed 0 of {tmp_path}, among 13 units "
+        f"of 5 sites, with 64 minimal pairs per factor. Results go to {out}."
+    )
+    assert re.fullmatch(r"\[ *\d+ s\] find circuits 0/5, vae seed 0, circuit of scale", first)
+    assert re.fullmatch(r"\[ *\d+ s\] find circuits 5/5, done in \d s", last)
+    assert re.fullmatch(re.escape(f"{out / 'report.html'} written, ") + r"\d s in all\.", end)
+    command.run_circuits_command(dataclasses.replace(options, compare=True))
+    opening, *_, last, end = capsys.readouterr().out.splitlines()
+    assert f"in 2 models of {tmp_path}" in opening
+    assert opening.endswith("goes on with the next model. 1 of them is done already.")
+    assert "find circuits 5/5" in last
+    assert wrote == ["vae", "vae"]
 
 
 @pytest.mark.parametrize("options", [{"family": "vae"}, {"seed": 0}])

@@ -47,9 +47,13 @@ def studied(monkeypatch):
 
 def test_every_model_of_a_study_is_scored_beside_floors_and_ceilings(call, studied):
     code, out, err = call("--study", "any", "--num-images", 120, "--json", *QUICK)
-    assert (code, err) == (0, "")
+    assert code == 0
     record = json.loads(out)
-    assert list(record["models"]) == ["vae seed 0", "vae seed 1", "beta_vae (4) seed 0"]
+    labels = ["vae seed 0", "vae seed 1", "beta_vae (4) seed 0"]
+    assert err.startswith(f"Scores the codes that 3 models of any ({', '.join(labels)}) give 120 ")
+    for line in ("encode images", "encode images, done in", "score 0/6, vae seed 0, mig"):
+        assert f" s] {line}" in err
+    assert list(record["models"]) == labels
     assert set(record["references"]) == {"perfect", "rotated", "noise"}
     _, data, trained = studied
     image_key, _ = jax.random.split(jax.random.key(0))

@@ -135,17 +135,17 @@ def test_all_outputs_are_there(finished):
 
 
 def test_progress_counts_up_to_the_end_of_every_stage(finished):
-    for what in ("train vae", "train beta_vae_0.5"):
-        assert [call[1:] for call in finished.calls if call[0] == what] == [
+    for stage in ("train vae", "train beta_vae_0.5"):
+        assert [call[1:] for call in finished.calls if call[0].partition(":")[0] == stage] == [
             (0, 60),
             (30, 60),
             (60, 60),
         ]
-    measured = [call for call in finished.calls if call[0].startswith("measure: ")]
+    measured = [call for call in finished.calls if call[0].startswith("measure")]
     assert [call[1] for call in measured] == list(range(13))
     scored = [call[1:] for call in finished.calls if call[0] == "score codes"]
     assert scored == [(n, 4) for n in range(5)]
-    assert measured[-1] == ("measure: done", 12, 12)
+    assert measured[-1] == ("measure", 12, 12)
     assert finished.calls[-1] == ("write tables and report", 1, 1)
 
 
@@ -300,6 +300,21 @@ def test_means_over_shared_images_have_intervals_for_new_images_too(finished):
 # Repeated and interrupted.
 
 
+def test_plan_says_what_is_there_and_runs_nothing(finished, tmp_path):
+    plan = study_run.plan_study(TINY, tmp_path)
+    assert plan.steps == {"vae": 0, "beta_vae_0.5": 0}
+    assert (plan.num_measured, plan.num_measurements) == (0, 12)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["spec.json"]
+    folder = shutil.copytree(finished.folder, tmp_path / "copy")
+    (folder / "parts" / "input.npz").unlink()
+    shutil.rmtree(folder / "checkpoints" / "vae")
+    plan = study_run.plan_study(TINY, folder)
+    assert plan.steps == {"vae": 0, "beta_vae_0.5": 60}
+    assert (plan.num_measured, plan.num_measurements) == (11, 12)
+    with pytest.raises(ValueError, match="holds another study"):
+        study_run.plan_study(dataclasses.replace(TINY, seed=1), folder)
+
+
 def test_second_run_computes_nothing_and_ends_the_same(finished, monkeypatch, no_report):
     def never(*args, **kwargs):
         raise AssertionError("computed again")
@@ -311,10 +326,10 @@ def test_second_run_computes_nothing_and_ends_the_same(finished, monkeypatch, no
     again = study.run_study(TINY, finished.folder, progress=lambda *call: calls.append(call))
     assert (finished.folder / "summary.json").read_bytes() == before
     xr.testing.assert_identical(again.effects, finished.study.effects)
-    assert calls[:3] == [
+    assert [(what.partition(":")[0], *counts) for what, *counts in calls[:3]] == [
         ("train vae", 60, 60),
         ("train beta_vae_0.5", 60, 60),
-        ("measure: done", 12, 12),
+        ("measure", 12, 12),
     ]
 
 
@@ -323,8 +338,10 @@ class Crash(Exception):
 
 
 def crash_at(*where):
-    def progress(*call):
-        if call[: len(where)] == where:
+    stage, *counts = where
+
+    def progress(what, *call):
+        if what.startswith(stage) and list(call[: len(counts)]) == counts:
             raise Crash
 
     return progress

@@ -194,7 +194,8 @@ def _opening(
     if command.compare:
         words.append("If it is interrupted, the same command goes on with the next model.")
     if num_missing < len(labels):
-        words.append(f"{len(labels) - num_missing} of them are done already.")
+        kept = len(labels) - num_missing
+        words.append(f"{kept} of them {'is' if kept == 1 else 'are'} done already.")
     return " ".join(words)
 
 

@@ -138,8 +138,10 @@ def plan_study(
         model,
         parts,
         from_first(steps_done),
-        from_first(lambda: len(list((folder / "parts").glob("*.npz")))),
-        len(measurements(config, model)) + 1,  # with the scores
+        from_first(
+            lambda: len({*(folder / "parts").glob("*.npz")} - {folder / "parts/scores.npz"})
+        ),
+        len(measurements(config, model)),
     )
 
 
