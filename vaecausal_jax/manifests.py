@@ -332,7 +332,8 @@ def _enter(folder: pathlib.Path) -> contextlib.ExitStack:
     with contextlib.ExitStack() as stack:
         if not folder.exists():
             stack.callback(_remove_empty, folder)
-        stack.enter_context(file_lock(folder / ".lock", wait=False))
+        # Absolute, as the working directory may change before it is removed.
+        stack.enter_context(file_lock(folder.absolute() / ".lock", wait=False))
         remove_leftovers(folder)
         return stack.pop_all()
 
@@ -370,7 +371,7 @@ def _locked(path: pathlib.Path, wait: bool) -> BinaryIO | None:
     while fcntl is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b")
+            file = path.open("a+b", buffering=0)
         except FileNotFoundError:  # The last holder has just removed the folder.
             continue
         try:
@@ -396,10 +397,10 @@ def _locked(path: pathlib.Path, wait: bool) -> BinaryIO | None:
 
 def _sign(file: BinaryIO) -> None:
     since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-    file.truncate(0)
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    file.write(json.dumps(holder).encode())
-    file.flush()
+    with contextlib.suppress(OSError):  # A full disk: what follows will say so.
+        file.truncate(0)
+        file.write(json.dumps(holder).encode())
 
 
 def _holder(file: BinaryIO) -> str:
