@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import xarray as xr
 from jax import export
 
-from vaecausal_jax import models, processes, sweeps
+from vaecausal_jax import models, processes, questions, sweeps
 from vaecausal_jax.checkpoint import train_resumably
 from vaecausal_jax.objectives import vae
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.reductions import moments
+from vaecausal_jax.stored_sweeps import run_stored
 from vaecausal_jax.training import TrainConfig
 
 SITE = "decoder/conv0"
@@ -98,6 +100,13 @@ def train(folder, progress=lambda done, total: None):
     return state.params, state.step, history
 
 
+def stored(folder, mesh, note=""):
+    """Every unit of a layer patched between pairs, on disk."""
+    params, x, eps = inputs()
+    parts = questions.unit_patching(MODEL, params, x, x[::-1], eps, sites=(SITE,), mesh=mesh)
+    return run_stored(folder, parts, {"note": note}, slab_points=2)
+
+
 def run_as_one_of_two(folder):
     """What each of two processes does; the first one keeps the results."""
     folder = pathlib.Path(folder)
@@ -118,6 +127,12 @@ def run_as_one_of_two(folder):
     with pytest.raises(Interrupted):
         train(folder / "parts", interrupt_at_two)
     results["resumed"] = train(folder / "parts")
+
+    path = stored(folder / "stored", mesh)
+    if processes.is_first():
+        results["stored"] = xr.open_zarr(path, group=SITE)["total_total"].values
+    with pytest.raises(ValueError, match="holds another sweep"):
+        stored(folder / "stored", mesh, note="another")
 
     # The first process touches the disk, and its failures are everybody's.
     def compute():
@@ -162,6 +177,8 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         found = [saved[name] for name in saved.files]
     alone = {"swept": both_sweeps(None)(*inputs()), "trained": train(tmp_path / "alone")}
     alone["resumed"] = alone["trained"]
+    with xr.open_zarr(stored(tmp_path / "alone-stored", None), group=SITE) as effects:
+        alone["stored"] = effects["total_total"].values
     for ours, expected in zip(found, jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=1e-6)
 

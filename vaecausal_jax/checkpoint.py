@@ -5,6 +5,7 @@ A checkpoint is an Orbax folder ``<folder>/<step>`` and, written last and atomic
 save that was interrupted, and is ignored. A file that does not match its manifest is refused.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vaecausal_jax.manifests import difference, write_text
+from vaecausal_jax.manifests import difference, json_values, run_lock, write_text
 from vaecausal_jax.processes import from_first, gathered, to_host, tree_from_first
 from vaecausal_jax.sites import Array
 from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
@@ -50,7 +51,7 @@ def _save(folder: pathlib.Path, step: int, tree: Any, spec: Mapping[str, Any]) -
     with _checkpointer() as checkpointer:
         checkpointer.save(target, jax.tree.map(_without_key, tree), force=True)
     manifest = {
-        "spec": dict(spec),
+        "spec": json_values(spec, "spec"),
         "versions": versions(),
         "arrays": _kinds(tree),
         "keys": _kinds_of_keys(tree),
@@ -113,7 +114,7 @@ def _restore(
         raise ValueError(f"no complete checkpoint in {folder}.")
     target, advice = folder / str(step), _advice(folder, step)
     saved_spec, arrays, files, keys = _read_manifest(folder / f"{step}.json", advice)
-    if differing := difference(saved_spec, json.loads(json.dumps(dict(spec)))):
+    if differing := difference(saved_spec, json_values(spec, "spec")):
         raise ValueError(
             f"checkpoint {target} belongs to another run ({differing}). Use another output folder "
             f"than {folder}, or the saved settings."
@@ -171,22 +172,27 @@ def train_resumably(
         lambda leaf: np.full((leaf.shape[0], num_records, *leaf.shape[2:]), np.nan, leaf.dtype),
         jax.eval_shape(advance, states, data)[1],
     )
-    if from_first(lambda: latest_step(folder)) is None:
-        states = jax.jit(over_seeds(lambda key, _: trainer.init(key)))(keys, data)
-    else:
-        states, history = restore(folder, (states, history), spec)
-        history = jax.tree.map(np.array, history)
-    done = int(to_host(states.step)[0]) // config.record_every
-    progress(done * config.record_every, config.num_steps)
-    while done < num_records:
-        states, records = advance(states, data)
-        after = done + records_per_save
-        for name, values in to_host(records).items():
-            history[name][:, done:after] = values
-        done = after
-        save(folder, done * config.record_every, (states, history), spec)
+    last = num_records * config.record_every
+    with contextlib.ExitStack() as stack:
+        if from_first(lambda: latest_step(folder)) != last:
+            # A finished run may be read by many at once.
+            from_first(lambda: stack.enter_context(run_lock(folder)))
+        if from_first(lambda: latest_step(folder)) is None:
+            states = jax.jit(over_seeds(lambda key, _: trainer.init(key)))(keys, data)
+        else:
+            states, history = restore(folder, (states, history), spec)
+            history = jax.tree.map(np.array, history)
+        done = int(to_host(states.step)[0]) // config.record_every
         progress(done * config.record_every, config.num_steps)
-    return gathered(states), history
+        while done < num_records:
+            states, records = advance(states, data)
+            after = done + records_per_save
+            for name, values in to_host(records).items():
+                history[name][:, done:after] = values
+            done = after
+            save(folder, done * config.record_every, (states, history), spec)
+            progress(done * config.record_every, config.num_steps)
+        return gathered(states), history
 
 
 def versions() -> dict[str, str]:

@@ -80,10 +80,14 @@ def conv_form(
     is fastest forward, and slowest in its gradient. A 4x4 kernel at stride 2 sees each pixel four
     times, so gather half and add half; where the map is large and the output is no wider than the
     input, adding alone moves least.
+
+    Elsewhere XLA's own, but for one input channel: that is what a sweep over channels asks of the
+    next layer, each point with a kernel of its own, and XLA would convolve every point's channel
+    with every point's kernel (`benchmarks.tpu_programs`).
     """
     *window, channels, features = kernel_shape
     if backend != "cpu":
-        return conv_lax
+        return conv_patches if channels == 1 else conv_lax
     if not differentiated:
         return conv_patches if channels < 8 else conv_lax
     if (*window, stride) != (4, 4, 2) or channels < 4:
@@ -105,11 +109,11 @@ def conv_transpose_form(
 
     On a CPU, for a 4x4 kernel at stride 2: gathering moves `4 * in` values a pixel and overlap-add
     `16 * out`, but gathering computes the borders twice. Forward, gathering pays for a few input
-    channels; it has the faster gradient where it moves less.
+    channels; it has the faster gradient where it moves less. Elsewhere as `conv_form`.
     """
     del x_shape  # The rule does not need it; a measured one may.
     *window, channels, features = kernel_shape
-    if backend != "cpu" or (*window, stride) != (4, 4, 2):
+    if (*window, stride) != (4, 4, 2) or (backend != "cpu" and channels > 1):
         return conv_transpose_lax
     gather = 4 * features > channels if differentiated else channels < 8
     return conv_transpose_patches if gather else conv_transpose_overlap_add

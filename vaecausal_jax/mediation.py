@@ -44,7 +44,7 @@ from vaecausal_jax.interventions import Interventions, patch
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.patching import Rows, unit_patch, unit_starts
 from vaecausal_jax.reductions import Reduction
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs, unknown_choice
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "mediation_shares",
     "natural",
     "natural_effects",
+    "pair_rows",
     "paired_rows",
     "site_mediation",
     "unit_mediation",
@@ -110,8 +111,8 @@ def controlled_direct_effect(
     outcome: Outcome = outputs,
 ) -> Array:
     """Y(x1, m) - Y(x0, m) with the mediator held at a fixed value m: what ablation measures."""
-    target = outcome(forward(params, x1, eps, baseline))
-    return target - outcome(forward(params, x0, eps, baseline))
+    target = measure(outcome, forward(params, x1, eps, baseline))
+    return target - measure(outcome, forward(params, x0, eps, baseline))
 
 
 def mediate(
@@ -221,8 +222,7 @@ def unit_mediation(
     Returns:
         Gram with leaves of shape (units, pairs).
     """
-    rows = paired_rows(forward, params, name, x0, x1, eps, outcome)
-    pairs = jax.tree.map(lambda leaf: jnp.stack(jnp.split(leaf, 2), axis=1), rows)
+    pairs = pair_rows(forward, params, name, x0, x1, eps, outcome)
     arm, skip = unit_patch(
         forward, params, name, sites[name], lambda patched, row: patched, outcome
     )
@@ -263,30 +263,45 @@ def site_mediation(
 
     In a network without skip connections a site is a cut, and the indirect effect is the total one.
     """
-    rows = paired_rows(forward, params, name, x0, x1, eps, outcome)
+    rows = pair_rows(forward, params, name, x0, x1, eps, outcome)
 
     def patched(x, noise, donor):
-        return outcome(forward(params, x, noise, patch(sites, name, donor)))
+        return measure(outcome, forward(params, x, noise, patch(sites, name, donor)))
 
-    y01, y10 = jnp.split(jax.vmap(patched)(rows.x, rows.eps, rows.donor), 2)
-    y00, y11 = jnp.split(rows.clean, 2)
-    return jax.vmap(gram)(y00, y11, y01, y10)
+    denoised, noised = _arms(jax.vmap(jax.vmap(patched))(rows.x, rows.eps, rows.donor))
+    return jax.vmap(gram)(*_arms(rows.clean), denoised, noised)
 
 
-def paired_rows(
+def _arms(values: Array) -> tuple[Array, Array]:
+    return values[:, 0], values[:, 1]
+
+
+def pair_rows(
     forward: Forward, params: Any, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
 ) -> Rows:
-    """Both runs of each pair, each with the other as donor: references first, then targets."""
-    x, noise = jnp.concatenate([x0, x1]), jnp.concatenate([eps, eps])
+    """Both runs of each pair, each with the other as donor: leading axes (pairs, 2).
+
+    Runs of one pair lie side by side, so that pairs which are spread over devices stay where they
+    are.
+    """
+    x, noise = jnp.stack([x0, x1], axis=1), jnp.stack([eps, eps], axis=1)
 
     def clean(image, noise):
         trace = forward(params, image, noise, {})
         if name not in trace.activations:
             raise ValueError(unknown_choice("site", name, trace.activations))
-        return trace.activations[name], outcome(trace)
+        return trace.activations[name], measure(outcome, trace)
 
-    natural, y = jax.vmap(clean)(x, noise)
-    return Rows(x, noise, natural, jnp.roll(natural, x0.shape[0], axis=0), y)
+    natural, y = jax.vmap(jax.vmap(clean))(x, noise)
+    return Rows(x, noise, natural, natural[:, ::-1], y)
+
+
+def paired_rows(
+    forward: Forward, params: Any, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
+) -> Rows:
+    """The runs of ``pair_rows`` on one axis: all references, then all targets."""
+    pairs = pair_rows(forward, params, name, x0, x1, eps, outcome)
+    return jax.tree.map(lambda leaf: jnp.concatenate(_arms(leaf)), pairs)
 
 
 def _runs(forward, params, x0, x1, eps, mediator, outcome, baseline=None) -> Outcomes:
@@ -297,11 +312,11 @@ def _runs(forward, params, x0, x1, eps, mediator, outcome, baseline=None) -> Out
         interventions = mediator(run)
         if not interventions:
             raise ValueError("the mediator returned no intervention: nothing would be mediated.")
-        return outcome(forward(params, x, eps, interventions))
+        return measure(outcome, forward(params, x, eps, interventions))
 
     return Outcomes(
-        outcome(reference),
-        outcome(target),
+        measure(outcome, reference),
+        measure(outcome, target),
         forced(x0, target.activations),
         forced(x1, reference.activations),
         None if baseline is None else forced(x0, baseline),

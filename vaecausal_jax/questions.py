@@ -17,7 +17,7 @@ from vaecausal_jax.data import Dataset
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units, unit_patch, unit_starts
-from vaecausal_jax.sites import Array
+from vaecausal_jax.sites import Array, outputs
 from vaecausal_jax.stored_sweeps import Part
 from vaecausal_jax.sweeps import sweep
 
@@ -403,21 +403,12 @@ def _inner_sites(model: Model) -> list[str]:
 
 
 def _paired_rows(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
-    return mediation.paired_rows(
-        model.forward,
-        inputs["params"],
-        name,
-        inputs["x0"],
-        inputs["x1"],
-        inputs["eps"],
-        lambda trace: trace.outputs,
-    )
+    return mediation.paired_rows(model.forward, name=name, outcome=outputs, **inputs)
 
 
 def _pairs(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
     """Rows with both arms of a pair together: (pairs, 2, ...)."""
-    rows = _paired_rows(model, name, inputs)
-    return jax.tree.map(lambda leaf: jnp.stack(jnp.split(leaf, 2), axis=1), rows)
+    return mediation.pair_rows(model.forward, name=name, outcome=outputs, **inputs)
 
 
 def _pair_support(model: Model, name: str, inputs: Mapping[str, Any], units: Array) -> Array:

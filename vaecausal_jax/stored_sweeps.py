@@ -8,6 +8,7 @@ that is there, and has the size that it must have, is finished.
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import math
@@ -37,6 +38,7 @@ from vaecausal_jax.manifests import (
     write_text,
     written_whole,
 )
+from vaecausal_jax.processes import from_first, gathered, to_host
 
 __all__ = [
     "SLAB_POINTS",
@@ -90,7 +92,7 @@ def run_stored(
 
     Called again after any interruption it computes the missing slabs only, with bitwise the result
     of an uninterrupted call. While it runs, no other process may write to the folder
-    (``manifests.run_lock``).
+    (``manifests.run_lock``). Of several processes the first one writes; all must call it together.
 
     ``xarray.open_zarr(path, group=group_of(part.name))`` reads a part; for ordinary names, such as
     ``decoder/conv0``, the group is the name itself. Arrays, axes and labels are named by
@@ -126,15 +128,21 @@ def run_stored(
     manifest = _manifest(parts, spec, slab_points)
     path = folder / "effects.zarr"
     total, done = sum(part.num_points for part in parts), 0
-    with run_lock(folder):
-        _check_manifest(folder / "manifest.json", manifest)
-        computes = {part.name: jax.jit(part.compute) for part in parts}
-        arrays = {p.name: _arrays(p, computes[p.name], slab_points) for p in parts}
-        missing = _open_store(path, parts, arrays, slab_points)
-        with _room(path, 0, total):
-            if not (folder / "manifest.json").exists():
-                write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
-            _write_metadata(path, parts, arrays)
+    computes = {part.name: jax.jit(part.compute) for part in parts}
+    arrays = {p.name: _arrays(p, computes[p.name], slab_points) for p in parts}
+    with contextlib.ExitStack() as stack:
+
+        def open_folder() -> dict[str, list[list[str]]]:
+            stack.enter_context(run_lock(folder))
+            _check_manifest(folder / "manifest.json", manifest)
+            missing = _open_store(path, parts, arrays, slab_points)
+            with _room(path, 0, total):
+                if not (folder / "manifest.json").exists():
+                    write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+                _write_metadata(path, parts, arrays)
+            return missing
+
+        missing = from_first(open_folder)
         progress(parts[0].name, done, total)
         for part in parts:
             size = _slab_size(part, slab_points)
@@ -144,11 +152,11 @@ def run_stored(
                     # The last slab may be short: its last point is repeated, for one program.
                     index = jnp.minimum(number * size + jnp.arange(size), part.num_points - 1)
                     values = computes[part.name](part.inputs, index)
-                    slabs = _to_host({name: values[name] for name in names})
+                    slabs = to_host({name: values[name] for name in names})
+                    slabs = {name: slab[: stop - number * size] for name, slab in slabs.items()}
+                    keep = functools.partial(_write_slabs, path, arrays[part.name], number, slabs)
                     with _room(path, done, total):
-                        for name, slab in slabs.items():
-                            array = arrays[part.name][name]
-                            _write_chunk(path, array, number, slab[: stop - number * size])
+                        from_first(keep)
                 done += stop - number * size
                 progress(part.name, done, total)
     return path
@@ -325,7 +333,7 @@ def _manifest(parts: Sequence[Part], spec: Mapping[str, Any], slab_points: int) 
     digests: dict[int, str] = {}
     for part in parts:
         if id(part.inputs) not in digests:
-            digests[id(part.inputs)] = tree_digest(part.inputs)
+            digests[id(part.inputs)] = tree_digest(gathered(part.inputs))
     device = jax.devices()[0]
     manifest = {
         "spec": json_values(spec, "spec"),
@@ -514,9 +522,14 @@ def _write_chunk(path: pathlib.Path, array: _Array, number: int, values: np.ndar
             file.write(chunk.tobytes())
 
 
-def _to_host(values: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Results as NumPy arrays: they leave the devices here and nowhere else."""
-    return {name: np.asarray(value) for name, value in values.items()}
+def _write_slabs(
+    path: pathlib.Path,
+    arrays: Mapping[str, _Array],
+    number: int,
+    slabs: Mapping[str, np.ndarray],
+) -> None:
+    for name, slab in slabs.items():
+        _write_chunk(path, arrays[name], number, slab)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Pairs are turned so that the changed factor grows (``readouts.factor_pairs``): s
 average to zero otherwise.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from vaecausal_jax.inference import (
 from vaecausal_jax.mediation import paired_rows
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.readouts import FactorPairs
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block
 
 Change = Callable[[Array, Array], Array]
@@ -152,7 +153,8 @@ def write_tensor(
     """
     site = sites[name]
     _check_units(name, site)
-    natural, clean = clean_runs(forward, params, sites, name, x, eps, None, outcome)
+    measured = functools.partial(measure, outcome)
+    natural, clean = clean_runs(forward, params, sites, name, x, eps, None, measured)
     dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)
     if dose.shape != (site.num_units,):
         raise ValueError(f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}.")

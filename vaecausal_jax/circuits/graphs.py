@@ -24,7 +24,7 @@ from vaecausal_jax.inference import (
     minimum_effect_test,
 )
 from vaecausal_jax.paths import INPUT, OUTCOME, Pair
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 FACTORS = "factors"
@@ -306,10 +306,14 @@ def _units(node: Any, values: Array) -> Array:
     return values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(float)
 
 
-def _spread(units: Array) -> Array:
-    """SD over images of each unit, variances averaged over positions; exactly 0 if constant."""
-    centred = units - units[:1]
-    return jnp.sqrt(jnp.var(centred, axis=0, ddof=1).mean(-1))
+def _spread(*runs: Array) -> Array:
+    """SD over images of each unit, variances averaged over positions; exactly 0 if constant.
+
+    Runs of one image lie side by side, so that images which are spread over devices stay there.
+    """
+    units = jnp.stack(runs, axis=1)
+    centred = units - units[:1, :1]
+    return jnp.sqrt(jnp.var(centred, axis=(0, 1), ddof=1).mean(-1))
 
 
 def _in_sd(change: Array, scale: Array) -> Array:
@@ -324,7 +328,7 @@ def _scales(
     """SD of a node's units, their change (images, units) from run to donor, and its RMS."""
     run, other = (_units(task.wires.nodes[name], values[name]) for values in (natural, donor))
     moved = (other - run).mean(-1)
-    return _spread(jnp.concatenate([run, other])), moved, jnp.sqrt((moved**2).mean(0))
+    return _spread(run, other), moved, jnp.sqrt((moved**2).mean(0))
 
 
 def _repeated(per_unit: Array, num: int) -> Array:
@@ -365,7 +369,7 @@ def _factor_effects(
 def _natural(task: Task, x: Array, eps: Array) -> dict[str, Array]:
     trace = task.forward(task.params, x, eps, {})
     values = {name: trace.activations[name] for name in task.node_sites}
-    return {**values, INPUT: x, OUTCOME: jnp.asarray(task.outcome(trace))}
+    return {**values, INPUT: x, OUTCOME: measure(task.outcome, trace)}
 
 
 def _labels(

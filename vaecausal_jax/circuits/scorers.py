@@ -25,7 +25,7 @@ from vaecausal_jax.circuits.tasks import Scores, Task, outcomes, task_values
 from vaecausal_jax.interventions import Affine, BoxPatch
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.paths import INPUT, OUTCOME, Fixed, Node
-from vaecausal_jax.sites import Array
+from vaecausal_jax.sites import Array, measure
 from vaecausal_jax.surrogates import Quadrature
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -237,7 +237,7 @@ def read_node(task: Task, name: str, values: dict[str, Any], eps: Array) -> Arra
         if n not in (INPUT, OUTCOME, name)
     }
     trace = task.forward(task.params, values[INPUT], eps, fixed)
-    return jnp.asarray(task.outcome(trace) if name == OUTCOME else trace.activations[name])
+    return measure(task.outcome, trace) if name == OUTCOME else trace.activations[name]
 
 
 _AT_TARGET = Quadrature(np.ones(1), np.ones(1))
@@ -325,7 +325,7 @@ def _edge_patches(runs: _Runs, block: Block | None) -> Samples:
                 patched = jax.lax.dynamic_update_slice(y, *value)
             else:
                 put = {target: BoxPatch(natural[target], *value)}
-                patched = task.outcome(task.forward(task.params, natural[INPUT], eps, put))
+                patched = measure(task.outcome, task.forward(task.params, natural[INPUT], eps, put))
             return task.metric(patched, y0, y1) - task.metric(y, y0, y1)
 
         natural = {n: runs.natural[n] for n in names} | {INPUT: runs.x}
@@ -368,7 +368,7 @@ def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node
                 if n != OUTCOME
             }
             trace = task.forward(task.params, x0 + t * (x1 - x0), eps, put)
-            return task.metric(task.outcome(trace) + shifts[OUTCOME], y0, y1)
+            return task.metric(measure(task.outcome, trace) + shifts[OUTCOME], y0, y1)
 
         nodes = task.wires.nodes
         return jax.grad(score)({n: jnp.zeros(nodes[n].shape, nodes[n].dtype) for n in names})

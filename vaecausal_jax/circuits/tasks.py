@@ -25,7 +25,7 @@ from vaecausal_jax.games import inner_product
 from vaecausal_jax.interventions import Affine, Replace
 from vaecausal_jax.mediation import mean_activations
 from vaecausal_jax.paths import OUTCOME, Values, Wiring
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs, unknown_choice
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
 from vaecausal_jax.sweeps import Block, sweep
 
 Key = Any
@@ -199,7 +199,7 @@ def run_circuit(task: Task, circuit: Masks, x: Array, eps: Array, reference: Val
         name: _held(task.wires.nodes[name].spread(jnp.asarray(mask)), reference[name])
         for name, mask in circuit.items()
     }
-    return task.outcome(task.forward(task.params, x, eps, held))
+    return measure(task.outcome, task.forward(task.params, x, eps, held))
 
 
 def circuit_metrics(
@@ -230,7 +230,7 @@ def outcomes(task: Task) -> tuple[Array, Array]:
     """Plain outcomes of the reference and target inputs, (pairs, ...) each."""
 
     def run(x, eps):
-        return jnp.asarray(task.outcome(task.forward(task.params, x, eps, {})))
+        return measure(task.outcome, task.forward(task.params, x, eps, {}))
 
     run = jax.jit(jax.vmap(run))
     return run(task.x0, task.eps), run(task.x1, task.eps)

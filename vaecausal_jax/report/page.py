@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import xarray as xr
 from matplotlib.figure import Figure
 
+from vaecausal_jax.manifests import written_whole
 from vaecausal_jax.report import claims, sections, trust
 from vaecausal_jax.report.captions import CAPTIONS, Caption
 from vaecausal_jax.report.drawing import DPI
@@ -92,7 +93,6 @@ def _png(figure: Figure) -> bytes:
 
 def _write(path: pathlib.Path, data: bytes) -> pathlib.Path:
     """Writes to a neighbouring name and renames, so that a file that exists is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    return partial.replace(path)
+    with written_whole(path) as file:
+        file.write(data)
+    return path
