@@ -5,6 +5,7 @@ effect strength that shifts find in VQ models says something of the shift, not o
 codes themselves are redrawn: at one position, of one value wherever it occurs, or the whole map.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from vaecausal_jax.effects import UnitEffects, clean_runs, resample_effects
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.patching import unit_starts
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 
@@ -86,11 +87,14 @@ def code_effects(
     _check_codes(sites, name)
     options = {"outcome": outcome, "block": block, "mesh": mesh}
     position = resample_effects(forward, params, sites, name, x, eps, donor, base=base, **options)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, outcome)
+    measured = functools.partial(measure, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
 
     def squared(codes, row):
         x, eps, y = row
-        return jnp.sum((outcome(forward(params, x, eps, set_to(sites, name, codes))) - y) ** 2)
+        return jnp.sum(
+            (measure(outcome, forward(params, x, eps, set_to(sites, name, codes))) - y) ** 2
+        )
 
     def of_code(code, row):
         x, eps, natural, donor, y = row
@@ -152,7 +156,14 @@ def crossing_rates(
     if site.unit_axis is None:
         raise ValueError(f"site {pre!r} {site.shape} has no units to shift.")
     natural, (clean, y) = clean_runs(
-        forward, params, sites, pre, x, eps, None, lambda t: (t.activations[codes], outcome(t))
+        forward,
+        params,
+        sites,
+        pre,
+        x,
+        eps,
+        None,
+        lambda t: (t.activations[codes], measure(outcome, t)),
     )
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
 
@@ -163,7 +174,7 @@ def crossing_rates(
         moved = jnp.where(selected, natural + dose, natural)
         trace = forward(params, x, eps, set_to(sites, pre, moved))
         changed = trace.activations[codes] != clean
-        squared = jnp.sum((outcome(trace) - y) ** 2)
+        squared = jnp.sum((measure(outcome, trace) - y) ** 2)
         return CrossingRates(jnp.mean(changed.astype(squared.dtype)), squared)
 
     num_units = len(unit_starts(pre, site))

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.effects import check_values, clean_runs
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure
 from vaecausal_jax.sweeps import Block
 
 
@@ -85,7 +85,8 @@ def activation_changes(
     """
     check_values(sites, name, len(x), donor=donor, base=base)
     outcome = _reading(sites, read, name) if isinstance(read, str) else read
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, outcome)
+    measured = functools.partial(measure, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
 
     def change(patched: Array, row: Rows) -> Array:
         return (patched - row.clean).reshape(-1)

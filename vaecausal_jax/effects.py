@@ -3,6 +3,7 @@
 One sweep gives the per-image numbers; the named statistics are means or ratios of them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.sweeps import Block
 
 
@@ -71,7 +72,8 @@ def resample_effects(
         Effects of every unit, or of every position where the site has no units.
     """
     check_values(sites, name, len(x), donor=donor, base=base)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, outcome)
+    measured = functools.partial(measure, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
     rows = Rows(x, eps, natural, donor, y)
     return _effects(forward, params, sites, name, rows, outcome, block, mesh)
 
@@ -110,7 +112,8 @@ def shift_effects(
             f"({site.num_units},)."
         )
 
-    natural, y = clean_runs(forward, params, sites, name, x, eps, None, outcome)
+    measured = functools.partial(measure, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, None, measured)
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
     rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), y)
     return _effects(forward, params, sites, name, rows, outcome, block, mesh)
@@ -172,7 +175,7 @@ def noise_floor(
     """
 
     def run(image, noise):
-        return outcome(forward(params, image, noise, {}))
+        return measure(outcome, forward(params, image, noise, {}))
 
     change = jax.vmap(run)(x, eps) - jax.vmap(run)(x, other_eps)
     return jnp.sum(change.reshape(len(x), -1) ** 2, axis=1)

@@ -25,7 +25,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.readouts import FactorPairs
-from vaecausal_jax.sites import Array, Forward, Outcome, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 from vaecausal_jax.tensors import Change, difference
 
@@ -117,8 +117,8 @@ def swap_effects(
         del nothing
         x0, x1, eps, point = pair
         target = forward(params, x1, eps, {}).activations
-        clean = outcome(forward(params, x0, eps, {}))
-        return change(clean, outcome(forward(params, x0, eps, mediator(point, target))))
+        clean = measure(outcome, forward(params, x0, eps, {}))
+        return change(clean, measure(outcome, forward(params, x0, eps, mediator(point, target))))
 
     flat, num_pairs = pairs.flat(), pairs.x0.shape[1]
     own = jax.tree.map(lambda a: jnp.repeat(a, num_pairs, axis=0), points)

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.reductions import Reduction
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -148,14 +148,14 @@ def latent_game(
 
     def plain(x, noise):
         trace = forward(params, x, noise, {})
-        return trace.activations[name], outcome(trace)
+        return trace.activations[name], measure(outcome, trace)
 
     def run(subset, pair):
         x, noise, natural, donor, y0, y1 = pair
         moved = jnp.any(players & subset[:, None], axis=0).reshape(along)
         # Restarts from the site's value: layers before it are dead code.
         whole = set_to(sites, name, jnp.where(moved, donor, natural))
-        return effect(outcome(forward(params, x, noise, whole)), y0, y1)
+        return effect(measure(outcome, forward(params, x, noise, whole)), y0, y1)
 
     natural, y0 = jax.vmap(plain)(x0, eps)
     donor, y1 = jax.vmap(plain)(x1, eps)

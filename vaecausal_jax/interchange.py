@@ -31,7 +31,7 @@ from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.readouts import Readout, check_factor
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 
@@ -201,14 +201,16 @@ def interchange(
     def run(point, row):
         base, source, counterfactual, eps, levels = row
         donor = forward(params, source, eps, {}).activations
-        wanted = outcome(forward(params, counterfactual, eps, {}))
-        natural = outcome(forward(params, base, eps, {}))
+        wanted = measure(outcome, forward(params, counterfactual, eps, {}))
+        natural = measure(outcome, forward(params, base, eps, {}))
         swapped = forward(params, base, eps, mediator(point, donor))
         agrees = None
         if readout is not None:
             read = readout(to_image(swapped.outputs))
             agrees = readout.agrees(read, readout.truth(levels))
-        return Swapped(_square(outcome(swapped) - wanted), _square(natural - wanted), agrees)
+        return Swapped(
+            _square(measure(outcome, swapped) - wanted), _square(natural - wanted), agrees
+        )
 
     return sweep(run, points, tuple(inputs), block=block)
 
@@ -544,7 +546,7 @@ def _searcher(
     def search(key, params, weights, start, inputs):
         def clean(run):
             trace = forward(params, *run, {})
-            return trace.activations[name], outcome(trace)
+            return trace.activations[name], measure(outcome, trace)
 
         def all_runs(x):
             return lax.map(clean, (x, inputs.eps), batch_size=64)
@@ -562,7 +564,7 @@ def _searcher(
                 # The run's own value put back first: what comes before the site is not run again.
                 everywhere = jnp.array(True)
                 steps = Replace(everywhere, base), SubspaceSwap(everywhere, rotated, donor)
-                return _square(outcome(forward(params, x, eps, {name: steps})) - wanted)
+                return _square(measure(outcome, forward(params, x, eps, {name: steps})) - wanted)
 
             return jnp.mean(jax.vmap(one)(*rows)) / scale + cost(weights)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vaecausal_jax.interventions import patch, swap_subspace
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -235,7 +235,7 @@ def check_subspace(
 
     def runs(x0, x1, eps):
         reference, target = forward(params, x0, eps, {}), forward(params, x1, eps, {})
-        return outcome(reference), reference.activations[name], target.activations[name]
+        return measure(outcome, reference), reference.activations[name], target.activations[name]
 
     clean, value, donor = jax.vmap(runs)(x0, x1, eps)
     natural = jnp.concatenate([value, donor]) if natural is None else natural
@@ -244,7 +244,7 @@ def check_subspace(
     varying = _span(jnp.matmul(centred.T, centred, precision=HIGHEST) / len(centred), tolerance)
 
     def held(x, eps, site_value):
-        return outcome(forward(params, x, eps, patch(sites, name, site_value))).reshape(-1)
+        return measure(outcome, forward(params, x, eps, patch(sites, name, site_value))).reshape(-1)
 
     probes = _probes(clean[0].size, max_probes)
 

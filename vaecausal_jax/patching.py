@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.reductions import Reduction
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
 
@@ -115,7 +115,7 @@ def unit_patch(
     def run(start, row):
         inside = lax.dynamic_slice(row.donor, tuple(start), size)
         patch = {name: BoxPatch(row.natural, inside, tuple(start))}
-        return effect(outcome(forward(params, row.x, row.eps, patch)), row)
+        return effect(measure(outcome, forward(params, row.x, row.eps, patch)), row)
 
     def changes(start, row):
         inside = [lax.dynamic_slice(a, tuple(start), size) for a in (row.donor, row.natural)]

@@ -26,6 +26,7 @@ from vaecausal_jax.sites import (
     Outcome,
     Site,
     Sites,
+    measure,
     outputs,
     unknown_choice,
 )
@@ -242,7 +243,7 @@ def natural_values(
     """Every node's value in the plain run of one input."""
     trace = forward(params, x, eps, {})
     values = {n: trace.activations[n] for n in wires.nodes if n not in (INPUT, OUTCOME)}
-    return {INPUT: x, **values, OUTCOME: outcome(trace)}
+    return {INPUT: x, **values, OUTCOME: measure(outcome, trace)}
 
 
 def run_edges(
@@ -415,7 +416,7 @@ def _evaluate(forward, params, eps, name, values, outcome) -> Array:
     """One node's value from those before it, which are fixed."""
     fixed = {n: Fixed(v) for n, v in values.items() if n not in (INPUT, OUTCOME)}
     trace = forward(params, values[INPUT], eps, fixed)
-    return jnp.asarray(outcome(trace) if name == OUTCOME else trace.activations[name])
+    return measure(outcome, trace) if name == OUTCOME else trace.activations[name]
 
 
 def _whole_node(x: Any) -> Node:

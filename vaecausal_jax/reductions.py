@@ -2,6 +2,9 @@
 
 A ``Reduction`` is four functions of one point's state; ``sweep`` maps them over points. States of
 two disjoint sets of contexts merge, so that devices can each take a part.
+
+Values may be booleans, integers or floating; sums are taken in float32, or in the value's own type
+where that is wider.
 """
 
 from collections.abc import Callable
@@ -74,9 +77,14 @@ def moments() -> Reduction:
 
     Returns:
         A reduction whose result is ``Moments``, with the value's structure.
+
+    Raises:
+        ValueError: At trace time, complex values.
     """
     return Reduction(
-        init=lambda value: jax.tree.map(lambda leaf: _empty(leaf.shape, leaf.dtype, 1), value),
+        init=lambda value: jax.tree.map(
+            lambda leaf: _empty(leaf.shape, _summed_in("moments", leaf.dtype), 1), value
+        ),
         update=lambda state, values, index, valid: _per_leaf(
             lambda s, v: _join(s, _block(v, valid, _squares)), state, values
         ),
@@ -92,13 +100,13 @@ def covariance() -> Reduction:
         A reduction whose result is ``Covariance``.
 
     Raises:
-        ValueError: At trace time, a value that is not one vector.
+        ValueError: At trace time, a value that is not one vector, or complex.
     """
 
     def init(value):
         if len(getattr(value, "shape", ())) != 1:
             raise ValueError(f"covariance needs one vector as value, got {value}.")
-        return _empty(value.shape, value.dtype, 2)
+        return _empty(value.shape, _summed_in("covariance", value.dtype), 2)
 
     def finish(state):
         square = state.square.high + state.square.low
@@ -116,17 +124,19 @@ def top_k(k: int) -> Reduction:
     """The ``k`` contexts with the largest scalar value.
 
     Returns:
-        A reduction whose result is ``TopK``; -1 marks places that no context fills.
+        A reduction whose result is ``TopK``, of float32 or wider; -1 marks places that no context
+        fills. Integers beyond 2^24 are compared as rounded to float32.
 
     Raises:
-        ValueError: At trace time, a value that is not a scalar; or k below 1.
+        ValueError: At trace time, a value that is not a real scalar; or k below 1.
     """
     if k < 1:
         raise ValueError(f"top_k needs k of at least 1, got {k}.")
 
     def init(value):
         _check_scalar("top_k", value)
-        return TopK(jnp.full(k, -jnp.inf, value.dtype), jnp.full(k, -1, jnp.int32))
+        dtype = _summed_in("top_k", value.dtype)
+        return TopK(jnp.full(k, -jnp.inf, dtype), jnp.full(k, -1, jnp.int32))
 
     def best(a, b):
         values = jnp.concatenate([a.values, b.values])
@@ -134,7 +144,7 @@ def top_k(k: int) -> Reduction:
         return TopK(largest, jnp.concatenate([a.contexts, b.contexts])[place])
 
     def update(state, values, index, valid):
-        values = jnp.where(valid, values, -jnp.inf)
+        values = jnp.where(valid, values.astype(state.values.dtype), -jnp.inf)
         return best(state, TopK(values, jnp.where(valid, index, -1).astype(jnp.int32)))
 
     return Reduction(init, update, best, lambda state: state)
@@ -153,11 +163,14 @@ def histogram(edges: Array) -> Reduction:
 
     def init(value):
         _check_scalar("histogram", value)
+        _summed_in("histogram", value.dtype)
         return jnp.zeros(edges.shape[0] + 1, jnp.int32)
 
     def update(state, values, index, valid):
         del index
-        bins = jnp.searchsorted(edges, values, side="right")
+        # A common type that rounds neither: edges between half-precision values must stay there.
+        common = _summed_in("histogram", jnp.result_type(edges, values))
+        bins = jnp.searchsorted(edges.astype(common), values.astype(common), side="right")
         return state.at[bins].add(valid.astype(jnp.int32))
 
     return Reduction(init, update, jnp.add, lambda state: state)
@@ -190,6 +203,20 @@ def _per_leaf(function, state, values):
     return jax.tree.map(function, state, values, is_leaf=_is_state)
 
 
+def _summed_in(name: str, dtype: Any) -> Any:
+    """Float32, or a wider type of the value's own.
+
+    Raises:
+        ValueError: A complex value.
+    """
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{name} needs real values, got {jnp.dtype(dtype)}; keep the modulus, or real and "
+            "imaginary part side by side."
+        )
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def _empty(shape, dtype, power) -> _State:
     zeros, squares = jnp.zeros(shape, dtype), jnp.zeros(shape * power, dtype)
     return _State(jnp.zeros((), dtype), _Sum(zeros, zeros), _Sum(squares, squares))
@@ -205,6 +232,7 @@ def _products(centred: Array) -> Array:
 
 def _block(values: Array, valid: Array, square: Callable[[Array], Array]) -> _State:
     """The state of one block of contexts alone."""
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     weight = valid.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
     values = jnp.where(weight > 0, values, 0.0)
     count = jnp.sum(valid.astype(values.dtype))

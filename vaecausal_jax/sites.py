@@ -42,6 +42,28 @@ def outputs(trace: Trace) -> Array:
     return trace.outputs
 
 
+def measure(outcome: Outcome, trace: Trace) -> Any:
+    """An outcome as numbers to compute effects of: real, and in float32 or wider.
+
+    Differences of bytes would wrap around, and squares in half precision overflow at 256. Integers
+    and booleans become numbers; differences of labels mean only whether they are equal.
+
+    Raises:
+        ValueError: A complex outcome.
+    """
+
+    def widened(value: Any) -> Array:
+        value = jnp.asarray(value)
+        if jnp.issubdtype(value.dtype, jnp.complexfloating):
+            raise ValueError(
+                f"the outcome is {value.dtype}{value.shape}; effects are measured on real numbers. "
+                "Give outcome= a function that returns real and imaginary part, or the modulus."
+            )
+        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+    return jax.tree.map(widened, outcome(trace))
+
+
 @runtime_checkable
 class Intervention(Protocol):
     """What may stand at a site: any pytree with these two methods."""

@@ -35,7 +35,7 @@ from vaecausal_jax.inference import (
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.patching import unit_starts
 from vaecausal_jax.products import sum_last
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 from vaecausal_jax.tensors import Change, difference
 
@@ -191,7 +191,7 @@ def strength_samples(
     check_values(sites, name, len(x), donor=donor, base=base)
 
     def both(trace):
-        return outcome(trace), trace.outputs
+        return measure(outcome, trace), trace.outputs
 
     natural, (y, raw) = clean_runs(forward, params, sites, name, x, eps, base, both)
     if jax.eval_shape(readout, y[0]).ndim != 1:

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
 from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.patching import Rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, outputs
+from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 Metric = Callable[[Array, Rows], Array]
@@ -390,7 +390,7 @@ def _score(
     """The metric of one run, whose input may differ from its row's, under interventions."""
 
     def score(x, interventions, row):
-        value = metric(outcome(forward(params, x, row.eps, interventions)), row)
+        value = metric(measure(outcome, forward(params, x, row.eps, interventions)), row)
         if jnp.shape(value) != ():
             raise ValueError(
                 f"metric must return one number a run, got shape {jnp.shape(value)}; sum over the "

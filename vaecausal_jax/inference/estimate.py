@@ -36,7 +36,21 @@ class Estimate(NamedTuple):
 
     @property
     def caution(self) -> str:
-        """What this estimate cannot support, in a sentence; empty where nothing needs saying."""
+        """What this estimate cannot support, in sentences; empty where nothing needs saying."""
+        return " ".join(said for said in (self._of_values(), self._of_seeds()) if said)
+
+    def _of_values(self) -> str:
+        lost, total = int(np.sum(~np.isfinite(self.value))), np.size(self.value)
+        if not lost:
+            return ""
+        which = "The value is" if total == 1 else f"{lost} of {total} values are"
+        return (
+            f"{which} not finite: nothing changed there, or its squares leave the range of float32 "
+            "(about 1e-31 to 3e38, so effects of 1e-15 to 1e19). In the second case give outcome= "
+            "a function that divides by the outcome's SD."
+        )
+
+    def _of_seeds(self) -> str:
         if self.num_seeds >= MIN_SEEDS:
             return ""
         if self.num_seeds == 1:

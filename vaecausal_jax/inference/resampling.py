@@ -84,6 +84,8 @@ def resample_ratio(
     A replicate with weights w is R* = sum(w n) / sum(w d), and its standard error that of the
     linearised ratio, sqrt(n / (n - 1) sum(w (n_i - R* d_i)^2)) / sum(w d).
 
+    Neither unit matters: both are divided by powers of two, which changes no digit.
+
     Args:
         key: Typed PRNG key.
         numerator: (..., images).
@@ -92,6 +94,9 @@ def resample_ratio(
     """
     num_samples = numerator.shape[-1]
     weights = poisson_weights(key, num_replicates, num_samples)
+    denominator = in_range(denominator)
+    above, below = _power_of_two(numerator), _power_of_two(denominator)
+    numerator, denominator, unit = numerator / above, denominator / below, above / below
     total = denominator.sum(-1)
     value = divide(numerator.sum(-1), total)
     # Corrected for rounding, so that samples without any spread have residuals of exactly zero.
@@ -106,13 +111,37 @@ def resample_ratio(
         + change**2 * weighted(weights, denominator**2)
     )
     correction = math.sqrt(num_samples / (num_samples - 1))
+    error = correction * divide(jnp.sqrt((residual**2).sum(-1)), jnp.abs(total))
+    errors = correction * divide(jnp.sqrt(jnp.maximum(squares, 0.0)), jnp.abs(totals))
+    values = divide(weighted(weights, numerator), totals)
+    jackknife = value[..., None] - divide(residual, total[..., None] - denominator)
+    of_one = unit[..., 0]
     return Resampled(
-        value=value,
-        error=correction * divide(jnp.sqrt((residual**2).sum(-1)), jnp.abs(total)),
-        values=divide(weighted(weights, numerator), totals),
-        errors=correction * divide(jnp.sqrt(jnp.maximum(squares, 0.0)), jnp.abs(totals)),
-        jackknife=value[..., None] - divide(residual, total[..., None] - denominator),
+        value * of_one,
+        error * of_one,
+        values * of_one[None],
+        errors * of_one[None],
+        jackknife * unit,
     )
+
+
+def _power_of_two(samples: Array) -> Array:
+    """The one just below the largest sample, (..., 1); 1 where there is none, or it is infinite."""
+    size = jnp.max(jnp.abs(samples), axis=-1, keepdims=True)
+    power = jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1)
+    return jnp.where((size > 0) & jnp.isfinite(size), power, 1.0)
+
+
+def in_range(denominator: Array) -> Array:
+    """The denominators, or 0 or NaN in place of all of them where floats have lost their digits.
+
+    Squares of changes below about 1e-15 have lost digits in float32, and of those beyond 1e19 all:
+    a ratio of such numbers would be one of noise, and is NaN instead.
+    """
+    limits = jnp.finfo(denominator.dtype)
+    size = jnp.max(jnp.abs(denominator), axis=-1, keepdims=True)
+    denominator = jnp.where(size < limits.tiny / limits.eps, 0.0, denominator)
+    return jnp.where(jnp.isinf(size), jnp.nan, denominator)
 
 
 def linearised_ratio(numerator: Array, denominator: Array) -> Array:
@@ -125,7 +154,7 @@ def linearised_ratio(numerator: Array, denominator: Array) -> Array:
         numerator: (..., images).
         denominator: Broadcastable to it.
     """
-    denominator = jnp.broadcast_to(denominator, numerator.shape)
+    denominator = jnp.broadcast_to(in_range(denominator), numerator.shape)
     mean = denominator.mean(-1, keepdims=True)
     ratio = divide(numerator.mean(-1, keepdims=True), mean)
     return ratio + divide(numerator - ratio * denominator, mean)

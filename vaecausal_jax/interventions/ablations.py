@@ -28,7 +28,8 @@ def ablate_mean(sites: Sites, name: str, bank: Any, **where: Any) -> Interventio
         bank: (samples, *site shape), e.g. ``Trace.activations[name]`` of a batch.
         **where: See ``select``.
     """
-    return set_to(sites, name, jnp.mean(_as_bank(name, bank, sites[name]), axis=0), **where)
+    bank = _as_numbers(name, bank, sites[name])
+    return set_to(sites, name, jnp.mean(bank, axis=0).astype(sites[name].dtype), **where)
 
 
 def ablate_resample(key: Array, sites: Sites, name: str, bank: Any, **where: Any) -> Interventions:
@@ -91,7 +92,8 @@ def ablate_resample_conditional(
             f"{np.asarray(factors).tolist()} outside position(s) {free}."
         )
     row = jax.random.categorical(key, jnp.where(matches, 0.0, -jnp.inf))
-    return set_to(sites, name, poison(bank[row], jnp.any(matches)), **where)
+    valid = jnp.any(matches) if host is None else None
+    return set_to(sites, name, poison(bank[row], valid), **where)
 
 
 def ablate_optimal(
@@ -120,22 +122,38 @@ def ablate_optimal(
         learning_rate: In standard deviations of the bank.
         **where: See ``select``.
     """
-    bank = _as_bank(name, bank, sites[name])
+    dtype = sites[name].dtype
+    bank = _as_numbers(name, bank, sites[name])
     mean, spread = jnp.mean(bank, axis=0), jnp.std(bank, axis=0)
     spread = jnp.where(spread > 0, spread, 1.0)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
+    def constant(offset):
+        return set_to(sites, name, (mean + offset * spread).astype(dtype), **where)
+
     def step(carry, _):
         offset, state = carry
-        gradient = jax.grad(lambda o: loss_fn(set_to(sites, name, mean + o * spread, **where)))(
-            offset
-        )
+        gradient = jax.grad(lambda o: loss_fn(constant(o)))(offset)
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(offset, updates), state), None
 
     start = jnp.zeros_like(mean)
     (offset, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
-    return set_to(sites, name, mean + jnp.asarray(offset) * spread, **where)
+    return constant(jnp.asarray(offset))
+
+
+def _as_numbers(name: str, bank: Any, site: Site) -> Array:
+    """A bank in float32 or wider; complex values stay complex.
+
+    Raises:
+        ValueError: A site of integers or booleans, which have no mean of their own kind.
+    """
+    if not jnp.issubdtype(site.dtype, jnp.inexact):
+        raise ValueError(
+            f"at site {name!r}: {site.dtype} values have no mean among them. Use ablate_resample."
+        )
+    bank = _as_bank(name, bank, site)
+    return bank.astype(jnp.promote_types(bank.dtype, jnp.float32))
 
 
 def _as_bank(name: str, bank: Any, site: Site) -> Array:

@@ -14,6 +14,7 @@ from vaecausal_jax.interventions.types import (
     Interventions,
     Replace,
     SubspaceSwap,
+    basis_dtype,
     check_dtype,
     check_leaf,
     poison,
@@ -42,18 +43,27 @@ def set_to(sites: Sites, name: str, value: Any, **where: Any) -> Interventions:
 
 
 def shift_by(sites: Sites, name: str, amount: Any, **where: Any) -> Interventions:
-    """Adds ``amount`` (scalar or array, in the site's own units) to the selected part."""
+    """Adds ``amount`` (scalar or array, in the site's own units) to the selected part.
+
+    Raises:
+        ValueError: As ``set_to``; or a site of booleans or of integers that would wrap around.
+    """
     return _affine(sites, name, 1, amount, where)
 
 
 def scale_by(sites: Sites, name: str, factor: Any, **where: Any) -> Interventions:
-    """Multiplies the selected part by ``factor`` (scalar or array)."""
+    """Multiplies the selected part by ``factor`` (scalar or array); raises as ``shift_by``."""
     return _affine(sites, name, factor, 0, where)
 
 
 def clamp_to(sites: Sites, name: str, low: Any, high: Any, **where: Any) -> Interventions:
     """Limits the selected part to the interval from ``low`` to ``high``."""
     site = sites[name]
+    if jnp.issubdtype(site.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"at site {name!r}: clamp_to needs values with an order, and the site is {site.dtype}. "
+            "Use set_to or scale_by."
+        )
     mask, valid = select(name, site, **where)
     low_host, high_host = concrete(low), concrete(high)
     low, high = (as_leaf(name, word, v, site) for word, v in (("low", low), ("high", high)))
@@ -80,11 +90,14 @@ def swap_subspace(sites: Sites, name: str, basis: Any, donor: Any, **where: Any)
     """
     site = sites[name]
     mask, valid = select(name, site, **where)
-    host = concrete(basis)
-    basis = as_dtype(name, "basis", basis, site.dtype)
+    host, dtype = concrete(basis), basis_dtype(name, site)
+    basis = jnp.asarray(basis)
+    basis = (
+        basis.astype(dtype) if basis.dtype == site.dtype else as_dtype(name, "basis", basis, dtype)
+    )
     SubspaceSwap(mask, basis, as_leaf(name, "donor", donor, site)).check(name, site)
     flat = basis.reshape(basis.shape[0], -1)
-    rank = flat.shape[0] if host is None else np.linalg.matrix_rank(host.reshape(flat.shape))
+    rank = flat.shape[0] if host is None else np.linalg.matrix_rank(np.asarray(flat))
     if rank < flat.shape[0] or flat.shape[0] > flat.shape[1]:
         raise ValueError(
             f"at site {name!r}: the {flat.shape[0]} rows of the basis are linearly dependent "
@@ -93,7 +106,8 @@ def swap_subspace(sites: Sites, name: str, basis: Any, donor: Any, **where: Any)
     rows, triangle = jnp.linalg.qr(flat.T)
     # The part of each row outside the span of those before it; rounding alone leaves a few eps.
     outside = jnp.abs(jnp.diag(triangle)) / jnp.linalg.norm(triangle, axis=0)
-    valid &= jnp.all(outside > 10 * flat.shape[1] * jnp.finfo(flat.dtype).eps)
+    independent = jnp.all(outside > 10 * flat.shape[1] * jnp.finfo(flat.dtype).eps)
+    valid = independent if valid is None else valid & independent
     donor = poison(as_leaf(name, "donor", donor, site), valid)
     return {name: SubspaceSwap(mask | ~valid, rows.T.reshape(basis.shape), donor)}
 
@@ -154,6 +168,7 @@ def patch(sites: Sites, name: str, donor: Any, **where: Any) -> Interventions:
 def steer(sites: Sites, name: str, direction: Any, dose: Any, **where: Any) -> Interventions:
     """Adds ``dose * direction``; the direction spans the site's last axes or all of them."""
     site = sites[name]
+    _check_arithmetic(name, site)
     direction = as_dtype(name, "direction", direction, site.dtype)
     padded = (1,) * (len(site.shape) - direction.ndim) + direction.shape
     return _affine(sites, name, 1, dose * direction.reshape(padded), where)
@@ -163,10 +178,23 @@ def _affine(
     sites: Sites, name: str, scale: Any, shift: Any, where: Mapping[str, Any]
 ) -> Interventions:
     site = sites[name]
+    _check_arithmetic(name, site)
     mask, valid = select(name, site, **where)
     scale = as_leaf(name, "scale", scale, site)
     shift = poison(as_leaf(name, "value", shift, site), valid)
     return {name: Affine(mask, scale, shift)}
+
+
+def _check_arithmetic(name: str, site: Site) -> None:
+    """Raises ValueError at a site whose values cannot be shifted and scaled."""
+    dtype = jnp.dtype(site.dtype)
+    small = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits <= 16
+    if dtype == jnp.bool_ or small or jnp.issubdtype(dtype, jnp.unsignedinteger):
+        what = "are no numbers" if dtype == jnp.bool_ else "would wrap around"
+        raise ValueError(
+            f"at site {name!r}: {dtype} values {what} when shifted or scaled. Use set_to, patch or "
+            "clamp_to, or name a floating value instead."
+        )
 
 
 def _check_codes(name: str, codes: np.ndarray | None, num_codes: int) -> None:
@@ -179,14 +207,31 @@ def _check_codes(name: str, codes: np.ndarray | None, num_codes: int) -> None:
 
 
 def as_dtype(name: str, word: str, value: Any, dtype: Any) -> Array:
-    """Converts Python numbers freely; arrays only within their kind (float, int, bool)."""
-    if isinstance(value, bool | int | float):
-        if jnp.issubdtype(dtype, jnp.integer) and not float(value).is_integer():
-            raise ValueError(f"at site {name!r}: {word} {value} is no integer; dtype is {dtype}.")
+    """Converts Python numbers that the dtype can hold; an array must have the dtype already."""
+    if isinstance(value, bool | int | float | complex) and not isinstance(value, np.generic):
+        if not _holds(dtype, value):
+            kind = "integer" if jnp.issubdtype(dtype, jnp.integer) else "value"
+            raise ValueError(
+                f"at site {name!r}: {word} {value} is no {kind} that {jnp.dtype(dtype)} can hold."
+            )
         return jnp.asarray(value, dtype)
     value = jnp.asarray(value)
     check_dtype(name, word, value, dtype)
     return value
+
+
+def _holds(dtype: Any, value: bool | int | float | complex) -> bool:
+    """Whether a dtype has a Python number, up to rounding."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return True
+    if isinstance(value, complex):
+        return False
+    if jnp.issubdtype(dtype, jnp.floating):
+        return not np.isfinite(value) or abs(value) <= float(jnp.finfo(dtype).max)
+    if dtype == jnp.bool_:
+        return value in (0, 1)
+    limits = jnp.iinfo(dtype)
+    return float(value).is_integer() and limits.min <= value <= limits.max
 
 
 def as_leaf(name: str, word: str, value: Any, site: Site) -> Array:

@@ -18,7 +18,7 @@ def select(
     group: Any = None,
     position: Any = None,
     mask: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """The part of a site that an intervention touches.
 
     Several selectors intersect; none selects all.
@@ -33,21 +33,22 @@ def select(
 
     Returns:
         (mask, valid): booleans of the site's rank, and a scalar that is false if a traced index is
-        out of range. The mask is then all true and the constructors fill in NaN (in a VQ site, a
-        code outside the book): a mistake is never a silent no-op.
+        out of range, or None if no index is traced. Where it is false the mask is all true and the
+        constructors fill in NaN (in a VQ site, a code outside the book): a mistake is never a
+        silent no-op.
 
     Raises:
         ValueError: A concrete index out of range, or a selector that does not fit the site.
     """
     rank = len(site.shape)
-    selected, valid = jnp.ones((1,) * rank, bool), jnp.array(True)
+    selected, in_range = jnp.ones((1,) * rank, bool), []
     if unit is not None or group is not None:
         if site.unit_axis is None:
             raise ValueError(f"site {name!r} {site.shape} has no unit axis; select by position.")
         along = [1] * rank
         along[site.unit_axis] = site.num_units
     if unit is not None:
-        valid &= check_index(name, "unit", unit, site.num_units)
+        in_range.append(check_index(name, "unit", unit, site.num_units))
         selected &= (jnp.arange(site.num_units) == unit).reshape(along)
     if group is not None:
         selected &= _group_mask(name, group, site.num_units).reshape(along)
@@ -60,13 +61,17 @@ def select(
                 f"{site.shape} has {len(axes)} position axes."
             )
         for axis, index in zip(axes, position, strict=True):
-            valid &= check_index(name, "position", index, site.shape[axis])
+            in_range.append(check_index(name, "position", index, site.shape[axis]))
             shape = tuple(site.shape[axis] if a == axis else 1 for a in range(rank))
             selected = selected & (jnp.arange(site.shape[axis]) == index).reshape(shape)
     if mask is not None:
         mask = jnp.asarray(mask)
         check_leaf(name, "mask", mask, site, jnp.bool_)
         selected = selected & mask
+    traced = [one for one in in_range if one is not None]
+    if not traced:
+        return selected, None
+    valid = jnp.all(jnp.stack(traced))
     return selected | ~valid, valid
 
 
@@ -75,8 +80,12 @@ def concrete(value: Any) -> np.ndarray | None:
     return None if isinstance(value, Tracer) else np.asarray(value)
 
 
-def check_index(name: str, word: str, index: Any, size: int) -> Array:
-    """Raises ValueError for a concrete index out of range; says whether a traced one is in it."""
+def check_index(name: str, word: str, index: Any, size: int) -> Array | None:
+    """Whether a traced index is in range; None for a concrete one.
+
+    Raises:
+        ValueError: A concrete index out of range, or what is no single integer.
+    """
     if np.shape(index) != () or not jnp.issubdtype(jnp.result_type(index), jnp.integer):
         raise ValueError(
             f"at site {name!r}: {word} must be one integer, got {index!r}. Use group= for several "
@@ -87,7 +96,7 @@ def check_index(name: str, word: str, index: Any, size: int) -> Array:
         raise ValueError(
             f"at site {name!r}: {word} {host} is out of range; valid are 0 .. {size - 1}."
         )
-    return jnp.asarray((index >= 0) & (index < size))
+    return None if host is not None else (index >= 0) & (index < size)
 
 
 def _group_mask(name: str, group: Any, num_units: int) -> Array:

@@ -75,14 +75,16 @@ class Clamp(NamedTuple):
 class SubspaceSwap(NamedTuple):
     """Replaces the part of ``h`` inside a subspace by the same part of a donor value.
 
-    ``h + B' B (donor - h)`` with orthonormal rows B. The basis acts on the site's last axes: shape
+    ``h + B* B (donor - h)`` with orthonormal rows B, computed in float32 at a site of half
+    precision and rounded to the site's dtype. The basis acts on the site's last axes: shape
     (rank, channels) swaps directions of channel space at every position, (rank, height, width,
     channels) directions of the whole site. Distributed alignment search (Geiger et al. 2023,
     arXiv:2303.02536) swaps exactly this.
 
     Attributes:
         mask: Where to swap; scalar or site-shaped, axes of length 1 allowed.
-        basis: (rank, *last axes of the site), rows orthonormal.
+        basis: (rank, *last axes of the site), rows orthonormal, float32 at a site of half
+            precision.
         donor: The value swapped in; site-shaped, axes of length 1 allowed.
     """
 
@@ -94,7 +96,7 @@ class SubspaceSwap(NamedTuple):
         """Raises ValueError unless mask, basis and donor fit the site."""
         check_leaf(name, "mask", self.mask, site, jnp.bool_)
         check_leaf(name, "donor", self.donor, site, site.dtype)
-        check_dtype(name, "basis", self.basis, site.dtype)
+        check_dtype(name, "basis", self.basis, basis_dtype(name, site))
         rest = self.basis.shape[1:]
         if not rest or rest != site.shape[len(site.shape) - len(rest) :]:
             raise ValueError(
@@ -106,10 +108,11 @@ class SubspaceSwap(NamedTuple):
         """Returns the replaced value, same shape and dtype."""
         axes = tuple(range(1, self.basis.ndim))
         last = tuple(range(value.ndim - len(axes), value.ndim))
-        difference = jnp.broadcast_to(self.donor, value.shape) - value
-        coordinates = jnp.tensordot(difference, self.basis, axes=(last, axes))
-        moved = value + jnp.tensordot(coordinates, self.basis, axes=((coordinates.ndim - 1,), (0,)))
-        return jnp.where(self.mask, moved, value)
+        wide, donor = (a.astype(self.basis.dtype) for a in (value, self.donor))
+        difference = jnp.broadcast_to(donor, value.shape) - wide
+        coordinates = jnp.tensordot(difference, self.basis.conj(), axes=(last, axes))
+        moved = wide + jnp.tensordot(coordinates, self.basis, axes=((coordinates.ndim - 1,), (0,)))
+        return jnp.where(self.mask, moved.astype(value.dtype), value)
 
 
 class BoxPatch(NamedTuple):
@@ -121,7 +124,9 @@ class BoxPatch(NamedTuple):
     Attributes:
         clean: The site's value in the clean run.
         inside: Values inside the box; rank of the site, axes of the box's lengths.
-        start: First index of the box, one scalar an axis. A box that sticks out gives NaN.
+        start: First index of the box, one scalar an axis. A box that sticks out gives NaN, or the
+            largest integer; at a site of booleans or bytes, which have no value that would show
+            it, its start must be concrete or come from ``patching.unit_starts``.
     """
 
     clean: Array
@@ -150,7 +155,9 @@ class BoxPatch(NamedTuple):
         del value
         ends = zip(self.start, self.inside.shape, self.clean.shape, strict=True)
         fits = [(first >= 0) & (first + size <= length) for first, size, length in ends]
-        inside = poison(self.inside, jnp.all(jnp.stack(fits)) if fits else jnp.array(True))
+        inside = self.inside
+        if loud_value(inside.dtype) is not None and fits:
+            inside = poison(inside, jnp.all(jnp.stack(fits)))
         return Changed(self.clean, inside, tuple(jnp.asarray(first) for first in self.start))
 
 
@@ -193,7 +200,8 @@ def check_dtype(name: str, word: str, value: Any, dtype: Any) -> None:
     given = jnp.result_type(value)
     if given != jnp.dtype(dtype):
         raise ValueError(
-            f"at site {name!r}: {word} has dtype {given}, expected {jnp.dtype(dtype)}."
+            f"at site {name!r}: {word} has dtype {given}, expected {jnp.dtype(dtype)}. If that is "
+            "what you mean, convert it with .astype()."
         )
 
 
@@ -211,7 +219,47 @@ def check_leaf(name: str, word: str, value: Any, site: Site, dtype: Any) -> None
         )
 
 
-def poison(value: Array, valid: Array) -> Array:
-    """The value, or where an index was out of range something that cannot pass unnoticed."""
-    loud = jnp.nan if jnp.issubdtype(value.dtype, jnp.floating) else jnp.iinfo(value.dtype).max
+def basis_dtype(name: str, site: Site) -> Any:
+    """The dtype in which a subspace of a site is computed: the site's, or float32 if it is half.
+
+    Raises:
+        ValueError: A site that is not floating or complex.
+    """
+    if not jnp.issubdtype(site.dtype, jnp.inexact):
+        raise ValueError(
+            f"at site {name!r}: a subspace needs floating values, and the site is {site.dtype}. "
+            "Use set_to, patch or swap_codes."
+        )
+    return jnp.promote_types(site.dtype, jnp.float32)
+
+
+def loud_value(dtype: Any) -> Any:
+    """A value that cannot pass for a natural one; None for booleans and bytes, which have none."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.nan
+    if jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits > 8:
+        return jnp.iinfo(dtype).max
+    return None
+
+
+def poison(value: Array, valid: Array | None) -> Array:
+    """The value, or where an index was out of range something that cannot pass unnoticed.
+
+    Args:
+        value: Of any dtype.
+        valid: A scalar that is false where an index was out of range; None where all are known.
+
+    Raises:
+        ValueError: An index that is known only as the program runs, and no value that would show
+            that it is wrong.
+    """
+    if valid is None:
+        return value
+    loud = loud_value(value.dtype)
+    if loud is None:
+        raise ValueError(
+            f"a traced unit or position cannot be used with {value.dtype} values: nothing in them "
+            "could show that it is out of range. Give a concrete index, or booleans as group= or "
+            "mask=."
+        )
     return jnp.where(valid, value, jnp.asarray(loud, value.dtype))
