@@ -439,7 +439,7 @@ def test_long_training_is_timed_before_it_starts_and_leaves_no_trace(tmp_path, m
     announcement.announce_study(plan, said.append, lambda *call: calls.append(call), clock=tick)
     assert said[-1] == (
         "Training takes about 5 h 33 min on this machine (vae 5 h 33 min at 1,600 images/s), and "
-        "the measurements follow. It can be interrupted at any time."
+        "the measurements follow. It can be interrupted at any time, and the same command goes on."
     )
     assert calls == [("time 10 training steps: vae", 0, 1), ("time 10 training steps", 1, 1)]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["spec.json"]

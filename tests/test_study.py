@@ -361,6 +361,20 @@ def test_interrupted_study_continues_to_identical_numbers(finished, tmp_path, no
     xr.testing.assert_identical(resumed.effects, finished.study.effects)
 
 
+def test_checkpoints_are_rarer_where_training_is_fast_and_fit_what_is_done(monkeypatch):
+    long = PRESETS["dsprites"]
+    assert study_run.records_per_save(long, 0) == 1
+    assert study_run.records_per_save(long, 7000) == 1
+    assert study_run.records_per_save(TINY, 0) == 10
+    assert study_run.records_per_save(TINY, 60) == 10
+    monkeypatch.setattr(study_run, "platform", lambda: "gpu")
+    assert study_run.records_per_save(long, 0) == 10
+    assert study_run.records_per_save(long, 30_000) == 10
+    assert study_run.records_per_save(long, 12_000) == 6
+    assert study_run.records_per_save(long, 7000) == 1
+    assert study_run.records_per_save(dataclasses.replace(long, num_steps=7000), 0) == 7
+
+
 def test_damaged_part_is_named_and_measured_again_once_deleted(finished, tmp_path, no_report):
     folder = shutil.copytree(finished.folder, tmp_path / "copy")
     part = folder / "parts" / "input.npz"

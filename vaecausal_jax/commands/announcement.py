@@ -90,7 +90,8 @@ def describe_time(images: dict[str, int], rates: dict[str, float]) -> str:
     each = [f"{t} {duration(s)} at {rates[t]:,.0f} images/s" for t, s in seconds.items()]
     return (
         f"Training takes about {duration(sum(seconds.values()))} on this machine "
-        f"({', '.join(each)}), and the measurements follow. It can be interrupted at any time."
+        f"({', '.join(each)}), and the measurements follow. It can be interrupted at any time, and "
+        "the same command goes on."
     )
 
 

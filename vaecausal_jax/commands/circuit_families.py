@@ -37,7 +37,7 @@ TITLES = {
 
 
 def circuit_numbers(tables: Mapping[str, Any]) -> Numbers:
-    """One number a model for each thing that circuits are compared by; NaN where undefined.
+    """One number per model for each thing that circuits are compared by; NaN where undefined.
 
     Means over factors: ``units``, ``faithfulness``, ``smallest`` (the best units that reach 0.9),
     ``cpr``, ``cmd``; each of them by factor as ``units/<factor>``, ... Mean over pairs of factors:

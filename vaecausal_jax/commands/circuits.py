@@ -81,7 +81,7 @@ class CircuitsCommand:
             compared: families.json, families.png and index.html.
         sites: Which sites; all but the image and the outputs if not given.
         factors: Which factors; all if not given.
-        num_pairs: Minimal pairs a factor: half find the circuit, half judge it.
+        num_pairs: Minimal pairs per factor: half find the circuit, half judge it.
         num_images: Images, and donors, behind the effect graph.
         q: False discovery rate of units and edges.
         min_share: Least share of a factor's total effect for a unit to belong to its circuit.

@@ -19,7 +19,7 @@ def full_name(name: str, label: str) -> str:
 def metric_table(
     title: str, scores: Scores, references: Mapping[str, Scores], left_out: Collection[str]
 ) -> rich.table.Table:
-    """The scores of one model, a row each."""
+    """The scores of one model, one per row."""
     more = f" Not run: {', '.join(left_out)} (--metrics)." if left_out else ""
     table = rich.table.Table(
         title=title,
@@ -43,7 +43,7 @@ def comparison_table(
     references: Mapping[str, Scores],
     expected: Mapping[str, Mapping[str, float | None]],
 ) -> rich.table.Table:
-    """Every model's scores with their distance from the values expected, a row a metric."""
+    """Every model's scores with their distance from the values expected, a row per metric."""
     columns = {**scores, **references}
     table = rich.table.Table(
         title="score, and its difference from the public implementation's",

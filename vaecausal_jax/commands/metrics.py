@@ -71,12 +71,12 @@ class MetricsCommand:
         metrics: Names of metrics, or "all"; by default those that take seconds for --codes, and the
             field's protocol otherwise. Of the others dci_gbt takes minutes.
         num_images: Images that models are scored on, drawn without replacement if the whole set is
-            asked for (dSprites: 737280, half an hour a model on two cores).
+            asked for (dSprites: 737280, half an hour per model on two cores).
         num_train: Leading rows that predictors train on and that the other metrics read; the rest
             test. If not given two thirds; of 15,000 images or more 10,000, and 5,000 to test.
         replicates: Bootstrap replicates behind each interval, 0 for none; if not given 20 for
             metrics that take seconds, 0 for slow ones.
-        shuffles: Shuffles behind each chance level, 0 for none; if not given 5 and 0, likewise.
+        shuffles: Shuffles behind each chance level, 0 for none; if not given 5 and 0.
         references: Score perfect, rotated and noise codes of the same factors too.
         seed: Of images, votes, resamples and shuffles.
         json: Print one JSON object instead of tables.

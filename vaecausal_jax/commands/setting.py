@@ -7,7 +7,7 @@ import jax
 
 
 def use_machine(compilation_cache: pathlib.Path | None) -> None:
-    """One XLA device a core, before any array exists; full precision for small differences.
+    """One XLA device per core, before any array exists; full precision for small differences.
 
     Args:
         compilation_cache: Folder of compiled programs, or None to compile afresh.

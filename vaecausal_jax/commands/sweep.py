@@ -26,7 +26,7 @@ from vaecausal_jax.stored_sweeps import SLAB_POINTS, Part, run_stored
 class SweepCommand:
     """Sweep interventions over one trained model of a study, and store every effect.
 
-    Writes effects.zarr, one group a part (open with xarray.open_zarr(path, group=...)), and
+    Writes effects.zarr, one group per part (open with xarray.open_zarr(path, group=...)), and
     manifest.json. Interrupted and run again with the same arguments, it goes on where it was.
 
     Attributes:
@@ -40,7 +40,7 @@ class SweepCommand:
         seed: Which of its trained models.
         sites: Which sites; all if not given ("pairs" needs at least one).
         factors: Which factors minimal pairs change; all if not given.
-        num_pairs: Minimal pairs a factor; for "doses" and "factors" the number of images.
+        num_pairs: Minimal pairs per factor; for "doses" and "factors" the number of images.
         doses: Of "doses", in standard deviations.
         max_runs: The most forward passes to allow.
         data: As for the study.

@@ -55,7 +55,7 @@ class StudyConfig:
             says); or ``pretrained`` (weights of others, no training).
         families: What to compare.
         image_size: Height and width.
-        num_seeds: Trained models a family.
+        num_seeds: Trained models per family.
         seed: Root of all randomness.
         latent_size: Latents.
         encoder_channels: Stride-2 convolutions of the encoder.
@@ -63,15 +63,15 @@ class StudyConfig:
         decoder_dense: Dense layers of the decoder before its first map.
         decoder_channels: Channels entering each transposed convolution.
         num_steps: Gradient steps.
-        record_every: Steps a record of the history.
-        batch_size: Images a step.
+        record_every: Steps per record of the history.
+        batch_size: Images per step.
         learning_rate: Adam's, decayed to a tenth by a cosine if ``decay_learning_rate``.
         decay_learning_rate: Whether it decays.
         discriminator_widths: FactorVAE's discriminator.
         discriminator_learning_rate: Its Adam's.
         num_images: Images for health, strength and dose-response of latents.
         num_unit_images: Of these, the ones that hidden units are resampled on.
-        num_pairs: Minimal pairs a factor, for patching and mediation.
+        num_pairs: Minimal pairs per factor, for patching and mediation.
         num_score_images: Images whose codes are scored by the disentanglement metrics.
         doses: Sizes of the shifts of a latent, in standard deviations of its aggregate posterior;
             each is given with both signs.

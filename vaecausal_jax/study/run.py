@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from vaecausal_jax import pretrained, report, store
 from vaecausal_jax.checkpoint import latest_step, train_resumably
 from vaecausal_jax.compilation import compile_for_few_runs
 from vaecausal_jax.data import Dataset, factor_names, num_images
+from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.models import Model
 from vaecausal_jax.processes import from_first
 from vaecausal_jax.study.config import (
@@ -38,6 +40,9 @@ from vaecausal_jax.study.tables import Trained, effect_tables, summarise
 from vaecausal_jax.training import diagnose, fastest_over_seeds
 
 Progress = Callable[[str, int, int], None]
+
+SAVE_IMAGES = 500_000
+"""Images between checkpoints on a CPU, at most if there is a choice: some minutes of training."""
 
 
 class Plan(NamedTuple):
@@ -126,10 +131,6 @@ def plan_study(
     )
     model = network(config, data)
     titles = [] if config.data == "pretrained" else [family_title(f) for f in config.families]
-
-    def steps_done() -> dict[str, int]:
-        return {t: latest_step(store.checkpoint_folder(folder, t)) or 0 for t in titles}
-
     return Plan(
         config,
         folder,
@@ -137,7 +138,7 @@ def plan_study(
         data,
         model,
         parts,
-        from_first(steps_done),
+        {title: steps_done(store.checkpoint_folder(folder, title)) for title in titles},
         from_first(
             lambda: len({*(folder / "parts").glob("*.npz")} - {folder / "parts/scores.npz"})
         ),
@@ -227,12 +228,14 @@ def train_all(
             "mediation_outcome",
         ):
             del spec[irrelevant]
+        checkpoints = store.checkpoint_folder(folder, title)
         state, history = train_resumably(
             train_config(config, family, num_images(data), model),
             keys,
             data,
-            store.checkpoint_folder(folder, title),
+            checkpoints,
             spec=spec,
+            records_per_save=records_per_save(config, steps_done(checkpoints)),
             progress=functools.partial(progress, f"train {title}"),
         )
         params.append(state.params)
@@ -241,6 +244,24 @@ def train_all(
         histories[title] = history
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *params)
     return Trained(model, stacked, labels, verdicts, histories)
+
+
+def steps_done(checkpoints: pathlib.Path) -> int:
+    """Training steps of the last checkpoint in a family's folder."""
+    return from_first(lambda: latest_step(checkpoints) or 0)
+
+
+def records_per_save(config: StudyConfig, steps_done: int) -> int:
+    """Records of the history from one checkpoint to the next.
+
+    Ten, but fewer on a CPU where ten take hours: what is trained since the last checkpoint is lost
+    if the run is interrupted, and nothing is seen of it meanwhile. Both what is done (perhaps on
+    another machine) and the whole are a multiple of them.
+    """
+    images = config.record_every * config.batch_size * config.num_seeds
+    wanted = min(10, max(1, SAVE_IMAGES // images)) if platform() == "cpu" else 10
+    records = math.gcd(config.num_steps, steps_done) // config.record_every
+    return next(number for number in range(wanted, 0, -1) if records % number == 0)
 
 
 def measure_all(
