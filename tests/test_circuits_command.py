@@ -106,6 +106,9 @@ def test_command_says_what_it_seeks_where_and_how_far_it_is(tmp_path, monkeypatc
     assert opening.endswith("goes on with the next model. 1 of them is done already.")
     assert "find circuits 5/5" in last
     assert wrote == ["vae", "vae"]
+    with pytest.raises(ValueError, match="unknown factor 'scal'. Did you mean 'scale'?"):
+        command.run_circuits_command(dataclasses.replace(options, factors=("scal",)))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("options", [{"family": "vae"}, {"seed": 0}])

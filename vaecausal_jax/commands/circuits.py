@@ -169,6 +169,9 @@ def _asked(
     command: CircuitsCommand, model: Model, data: Dataset
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the factors and of the sites that are asked for."""
+    for name in command.factors:
+        if name not in factor_names(data):
+            raise ValueError(unknown_choice("factor", name, factor_names(data)))
     nodes = tuple(n for n in list(model.sites)[:-1] if n != "input/image")
     return command.factors or factor_names(data), command.sites or nodes
 

@@ -20,11 +20,12 @@ def metric_table(
     title: str, scores: Scores, references: Mapping[str, Scores], left_out: Collection[str]
 ) -> rich.table.Table:
     """The scores of one model, one per row."""
+    beside = " Perfect, rotated, noise: such codes of the same factors." if references else ""
     more = f" Not run: {', '.join(left_out)} (--metrics)." if left_out else ""
     table = rich.table.Table(
         title=title,
-        caption="Interval: 95%, over rows of this one model. Chance: codes shuffled. Perfect, "
-        f"rotated, noise: such codes of the same factors. Settings: --json.{more}",
+        caption="Interval: 95%, over rows of this one model. Chance: codes shuffled."
+        f"{beside} Settings: --json.{more}",
     )
     table.add_column("metric", no_wrap=True)
     for column in ("score", "interval", "chance", *references):
