@@ -26,7 +26,6 @@ from vaecausal_jax.commands import sweep as sweep_command
 from vaecausal_jax.commands.metrics import MetricsCommand
 from vaecausal_jax.commands.progress import duration, make_console, show_progress
 from vaecausal_jax.commands.sweep import SweepCommand
-from vaecausal_jax.stored_sweeps import Part
 from vaecausal_jax.study.run import plan_study
 
 TINY = dataclasses.replace(
@@ -512,20 +511,6 @@ def test_interruption_says_that_the_command_goes_on_only_where_it_does(call, mon
         assert err.startswith(f"vaecausal: {message}")
 
 
-def test_sweep_knows_what_an_earlier_call_left(tmp_path):
-    dims = {"effect": ("unit", "pair"), "support": ("unit",)}
-    part = Part("decoder/conv0", lambda inputs, index: {}, (), 600, dims, {}, 1)
-    assert sweep_command._num_found(tmp_path, [part]) == 0
-    for name, slabs in (("effect", (0, 1, 2)), ("support", (0, 1))):
-        folder = tmp_path / "effects.zarr" / part.name / name
-        folder.mkdir(parents=True)
-        for file in (".zarray", *(f"{slab}{'.0' * (name == 'effect')}" for slab in slabs)):
-            (folder / file).write_text("")
-    assert sweep_command._num_found(tmp_path, [part]) == 512
-    (tmp_path / "effects.zarr" / part.name / "support" / "2").write_text("")
-    assert sweep_command._num_found(tmp_path, [part]) == 600
-
-
 def start(arguments, cache):
     # A shell that runs the tests in the background has its children ignore Ctrl-C.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -594,6 +579,9 @@ def test_study_interrupted_by_ctrl_c_goes_on_and_its_models_can_be_swept(tmp_pat
     assert re.search(r"^\[ *\d+ s\] sweep 2/2, latent/z, done in", printed, re.MULTILINE)
     effects = xr.open_zarr(tmp_path / "swept" / "effects.zarr", group="latent/z")
     assert dict(effects.sizes) == {"unit": 2, "pair": 10, "arm": 2, "checked": 10}
+    code, printed, _ = call(*asked, "--out", tmp_path / "swept")
+    assert code == 0
+    assert "It goes on with what is there, which is all." in printed
     for options, expected in (
         (("--num-pairs", "3"), "holds another sweep (parts.latent/z.inputs: saved"),
         (("--family", "vea"), "unknown model '--family vea --seed 0'. Did you mean"),
@@ -602,8 +590,8 @@ def test_study_interrupted_by_ctrl_c_goes_on_and_its_models_can_be_swept(tmp_pat
         (("--study", tmp_path / "none"), "holds no study; `vaecausal study --out"),
         (("--question", "pairs", "--max-runs", "9"), "take 30 runs, more than max_runs 9"),
     ):
-        code, _, message = call(*asked, *options, "--out", tmp_path / "swept")
-        assert code == 2
+        code, printed, message = call(*asked, *options, "--out", tmp_path / "swept")
+        assert (code, printed) == (2, "")
         assert expected in message
 
 

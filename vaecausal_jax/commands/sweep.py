@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -19,7 +19,7 @@ from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sam
 from vaecausal_jax.models import Model
 from vaecausal_jax.models.model import forward_flops
 from vaecausal_jax.sites import unknown_choice
-from vaecausal_jax.stored_sweeps import SLAB_POINTS, Part, run_stored
+from vaecausal_jax.stored_sweeps import Part, group_of, num_stored, run_stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run_sweep_command(command: SweepCommand) -> None:
             "  (in brackets: how many patched runs lie farther out than 95% of natural ones)"
         )
     for part in parts:
-        group = f"xarray.open_zarr({str(path)!r}, group={part.name!r})"
+        group = f"xarray.open_zarr({str(path)!r}, group={group_of(part.name)!r})"
         console.print(f"  {group}{_far_out(path, part)}")
 
 
@@ -96,42 +96,42 @@ def _run_sweep(
             f"{runs} forward passes are more than --max-runs {command.max_runs} allows: raise it, "
             "or ask for fewer --sites, --factors or --num-pairs."
         )
-    flops = runs * forward_flops(trained.model)
-    num_points, found = sum(part.num_points for part in parts), _num_found(command.out, parts)
-    goes_on = "If it is interrupted, the same command goes on where it was."
-    if found:
-        rest = "all" if found == num_points else f"{found} of them"
-        goes_on = f"It goes on with what is there, which is {rest}."
-    say(
-        f"{label[0]}, seed {label[1]}: {num_points} interventions, at most {runs} forward passes "
-        f"({flops / 1e9:.3g} GFLOP if each were computed whole). Results go to {command.out}. "
-        f"{goes_on}"
-    )
     asked = dataclasses.asdict(command)
     spec = {key: asked[key] for key in ("question", "sites", "factors", "num_pairs", "doses")}
     spec |= {"family": label[0], "seed": label[1], "study": study.as_json(config)}
 
+    started = False
+
     def progress(part: str, done: int, total: int) -> None:
+        nonlocal started
+        if not started:  # The folder is then known to be one of this sweep.
+            say(_opening(command, label, trained.model, parts))
+            started = True
         report(f"sweep: {part}", done, total)
 
     return run_stored(command.out, parts, spec, progress=progress), parts
 
 
-def _num_found(folder: pathlib.Path, parts: Sequence[Part]) -> int:
-    """How many points an earlier call has finished: each slab is a file of every array."""
-    num_points = 0
-    for part in parts:
-        arrays = [folder / "effects.zarr" / part.name / name for name in part.dims]
-        slabs = min(len(list(array.glob("[0-9]*"))) for array in arrays)
-        num_points += min(slabs * SLAB_POINTS, part.num_points)
-    return num_points
+def _opening(command: SweepCommand, label: tuple[str, int], model: Model, parts: list[Part]) -> str:
+    """What is swept, at which cost, where it goes, and how much of it is there."""
+    runs, num_points = (sum(getattr(p, word) for p in parts) for word in ("runs", "num_points"))
+    found = num_stored(command.out, parts)
+    goes_on = "If it is interrupted, the same command goes on where it was."
+    if found:
+        rest = "all" if found == num_points else f"{found} of them"
+        goes_on = f"It goes on with what is there, which is {rest}."
+    return (
+        f"{label[0]}, seed {label[1]}: {num_points} interventions, at most {runs} forward passes "
+        f"({runs * forward_flops(model) / 1e9:.3g} GFLOP if each were computed whole). Results go "
+        f"to {command.out}. {goes_on}"
+    )
 
 
 def _far_out(path: pathlib.Path, part: Part) -> str:
     """The share of a part's patched runs that left the data, where it has one."""
     if "support" not in part.dims:
         return ""
-    support = xr.open_zarr(path, group=part.name)["support"].values
+    support = xr.open_zarr(path, group=group_of(part.name))["support"].values
     if np.isnan(support).all():
         return ""
     share = np.mean(support[~np.isnan(support)] > 0.95)
