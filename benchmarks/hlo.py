@@ -48,6 +48,7 @@ class _Instruction(NamedTuple):
     kind: str
     operands: list[str]
     rest: str
+    literal: str
 
 
 def read(text: str, *, turns: int = 1) -> Contents:
@@ -64,12 +65,12 @@ def read(text: str, *, turns: int = 1) -> Contents:
     # Callees come before their callers in the text.
     for name in reversed(programs):
         for instruction in programs[name]:
-            known = re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.rest)
+            known = _trips(instruction, programs)
             for how, callees in re.findall(
                 r"(body|calls|to_apply|branch_computations)=\{?((?:%[\w.-]+(?:, )?)+)",
                 instruction.rest,
             ):
-                count = (int(known[1]) if known else turns) if how == "body" else 1
+                count = (known or turns) if how == "body" else 1
                 for callee in re.findall(r"%([\w.-]+)", callees):
                     times[callee] += times[name] * count
                     loops[callee] = max(loops[callee], loops[name] + (how == "body"))
@@ -86,6 +87,18 @@ def read(text: str, *, turns: int = 1) -> Contents:
     return Contents(flops, collectives)
 
 
+def _trips(one: _Instruction, programs: dict[str, list[_Instruction]]) -> int | None:
+    """How often a loop turns: as XLA says, or the constant that its counter is compared with."""
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', one.rest):
+        return int(said[1])
+    if not (condition := re.search(r"condition=%([\w.-]+)", one.rest)):
+        return None
+    constants = [
+        i for i in programs[condition[1]] if i.kind == "constant" and i.result[:3] == "s32"
+    ]
+    return int(constants[0].literal) if len(constants) == 1 else None
+
+
 def _instructions(body: str) -> list[_Instruction]:
     found = []
     for line in re.sub(r"/\*.*?\*/", "", body).splitlines():
@@ -93,7 +106,7 @@ def _instructions(body: str) -> list[_Instruction]:
         if match:
             name, result, kind, operands, rest = match.groups()
             names = re.findall(r"%([\w.-]+)", operands)
-            found.append(_Instruction(name, result, kind, names, rest))
+            found.append(_Instruction(name, result, kind, names, rest, operands))
     return found
 
 

@@ -6,10 +6,11 @@ import pathlib
 import jax
 import pytest
 
-from vaecausal_jax.jax_versions import flags_for_small_programs
+from vaecausal_jax.jax_versions import WITHOUT_FAULTY_SUMS, flags_for_small_programs
 
-# Read when the first device is asked for. Set XLA_FLAGS, even to nothing, to test without.
-os.environ.setdefault("XLA_FLAGS", flags_for_small_programs())
+# Read when the first device is asked for. Set XLA_FLAGS to test with others.
+if (flags := os.environ.get("XLA_FLAGS", "")) in ("", WITHOUT_FAULTY_SUMS):
+    os.environ["XLA_FLAGS"] = f"{flags} {flags_for_small_programs()}".strip()
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -491,7 +491,10 @@ BAD_INPUTS = {
         lambda: vi.set_to(SITES, "codes", jnp.zeros((2, 3))),
         "value has dtype float32, expected int32",
     ),
-    "float number": (lambda: vi.set_to(SITES, "codes", 1.5), "value 1.5 is no integer that int32 can hold"),
+    "float number": (
+        lambda: vi.set_to(SITES, "codes", 1.5),
+        "value 1.5 is no integer that int32 can hold",
+    ),
     "unit too large": (
         lambda: vi.set_to(SITES, "dense", 1.0, unit=3),
         r"unit 3 is out of range; valid are 0 \.\. 2",

@@ -154,6 +154,53 @@ def test_flags_for_small_programs_are_known_to_this_xla():
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120)
 
 
+SUMS = """
+import vaecausal_jax, jax, jax.numpy as jnp, numpy as np
+x = np.random.default_rng(0).normal(size=(2, 3, 1, 2, 2, 8, 8, 8)).astype(np.float32)
+got = jax.jit(lambda a, b: jnp.sum(a * b, axis=3))(*x)
+np.testing.assert_allclose(got, (x[0] * x[1]).sum(3), rtol=1e-5, atol=1e-5)
+a, b = jnp.ones((10, 4, 6)), jnp.ones((10, 4, 6, 9, 9, 9, 9, 9))
+got = jax.jit(lambda a, b: jnp.log(jnp.sum(a[..., None, None, None, None, None] * b, axis=2)))(a, b)
+np.testing.assert_allclose(got, np.log(6.0), rtol=1e-6)
+rows = jnp.zeros((32769, 3)).at[:, 0].set(jnp.arange(32769.0))
+got = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
+np.testing.assert_allclose(got, np.arange(32769.0) ** 2, rtol=1e-6)
+"""
+
+
+def test_sums_that_crash_or_are_wrong_in_some_versions_are_right_with_this_library():
+    environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", SUMS], env=environment, check=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "expected"),
+    [
+        ("0.10.2", None, jax_versions.WITHOUT_FAULTY_SUMS),
+        ("0.11.0", "--xla_a=1", f"--xla_a=1 {jax_versions.WITHOUT_FAULTY_SUMS}"),
+        ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=", None),
+        ("0.10.1", None, None),
+        ("0.12.0", "--xla_a=1", None),
+    ],
+)
+def test_the_flag_is_set_for_the_versions_that_need_it(monkeypatch, version, given, expected):
+    monkeypatch.setattr(jax_versions.importlib.metadata, "version", lambda _: version)
+    monkeypatch.setattr(jax_versions, "_devices_are_known", lambda: False)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XLA_FLAGS", given)
+    jax_versions.avoid_faulty_sums()
+    assert os.environ.get("XLA_FLAGS") == (expected or given)
+
+
+def test_where_the_flag_comes_too_late_a_warning_says_so(monkeypatch):
+    monkeypatch.setattr(jax_versions.importlib.metadata, "version", lambda _: "0.10.2")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    jax.devices()
+    with pytest.warns(UserWarning, match="before the first array"):
+        jax_versions.avoid_faulty_sums()
+
+
 def test_nothing_else_in_the_library_asks_for_a_version_or_for_hidden_parts_of_jax():
     folder = os.path.dirname(jax_versions.__file__)
     hidden = ("jax._src", "jax.__version__", "partial_eval", "manual_axis_type", "default_backend")

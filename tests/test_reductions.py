@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaecausal_jax.inference import bootstrap_ratio
 from vaecausal_jax.reductions import covariance, histogram, moments, together, top_k
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -95,3 +96,56 @@ def test_the_sweep_gives_each_point_its_own_result_with_the_values_structure():
 def test_values_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 1, 2), (1, 3, 1, 2, 1, 2)])
+def test_moments_and_intervals_at_rank_seven_and_eight_with_axes_of_length_one(shape):
+    """Models, points, contexts and a value's own axes: where some compilers sum wrongly."""
+    rng = np.random.default_rng(0)
+    models, points, contexts = (
+        jnp.asarray(rng.normal(size=(num, *shape)).astype(np.float32)) for num in (2, 1, 5)
+    )
+    value = np.asarray(models)[:, None, None] * (
+        np.asarray(points)[None, :, None] + np.asarray(contexts)[None, None]
+    )
+    swept = jax.jit(lambda m, p, c: sweep(_product, p, c, models=m, reduction=moments()))
+    found = swept(models, points, contexts)
+    np.testing.assert_allclose(found.mean, value.mean(2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.variance, value.var(2, ddof=1), rtol=1e-4, atol=1e-5)
+    whole = jax.jit(lambda m, p, c: sweep(_product, p, c, models=m))(models, points, contexts)
+    np.testing.assert_allclose(whole, value, rtol=1e-5)
+    samples = jnp.moveaxis(whole, 2, -1)
+    estimate = bootstrap_ratio(jax.random.key(0), samples, samples**2, intervention="none")
+    expected = value.sum(2) / (value**2).sum(2)
+    np.testing.assert_allclose(estimate.value, expected, rtol=1e-3, atol=1e-5)
+    assert (estimate.low <= estimate.high).all()
+
+
+def _product(model, point, context):
+    return model * (point + context)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int32", "bfloat16", "float16"])
+def test_values_of_any_dtype_are_summed_in_float32(dtype):
+    """Three thousand ones are three thousand, which half precision and bytes cannot count."""
+    values = jnp.ones(3000).at[::3].set(0).astype(dtype)
+
+    def run(point, context):
+        return context
+
+    kept = together(moments=moments(), top=top_k(2), bins=histogram(jnp.array([0.5])))
+    found = jax.jit(lambda c: sweep(run, jnp.zeros(1), c, reduction=kept))(values)
+    assert float(found["moments"].count[0]) == 3000
+    np.testing.assert_allclose(found["moments"].mean[0], 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(found["moments"].variance[0], 2 / 9 * 3000 / 2999, rtol=1e-5)
+    np.testing.assert_array_equal(found["top"].values[0], [1, 1])
+    np.testing.assert_array_equal(found["bins"][0], [1000, 2000])
+
+
+@pytest.mark.parametrize(
+    ("reduction", "shape"),
+    [(moments(), (2,)), (covariance(), (2,)), (top_k(1), ()), (histogram(jnp.ones(1)), ())],
+)
+def test_complex_values_are_refused_with_what_would_work(reduction, shape):
+    with pytest.raises(ValueError, match="needs real values, got complex64; keep the modulus"):
+        reduction.init(jax.ShapeDtypeStruct(shape, jnp.complex64))

@@ -35,12 +35,15 @@ from vaecausal_jax import (
     training,
 )
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.jax_versions import avoid_faulty_sums
 from vaecausal_jax.models import Model
 from vaecausal_jax.sites import Site, Sites, Tape, Trace, list_sites
 from vaecausal_jax.sweeps import sweep
 from vaecausal_jax.training import TrainConfig, make_train
 
 __version__ = "0.1.0"
+
+avoid_faulty_sums()
 
 __all__ = [
     "Estimate",

@@ -5,10 +5,13 @@ found by the feature itself, not by a version number; the one exception cannot b
 """
 
 import importlib.metadata
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax._src import xla_bridge
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
@@ -116,6 +119,39 @@ def compile_with(lowered: Any, options: Mapping[str, Any]) -> Any:
                 raise
             for name in unknown:
                 del options[name]
+
+
+FAULTY_SUMS = ("0.10.2", "0.11.0")
+"""Versions of jaxlib whose CPU compiler hands some sums to code that crashes, or sums wrongly.
+
+Products summed over an axis at rank 7 and 8 end the process (jax-ml/jax issues 39257, 40412), and
+in 0.10.2 squares summed under ``vmap`` over more than 32,768 rows are wrong (issue 39103).
+"""
+
+WITHOUT_FAULTY_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+
+
+def avoid_faulty_sums() -> None:
+    """Sets XLA's flag for ``FAULTY_SUMS``, unless the environment sets it already.
+
+    XLA reads its flags when the first device is asked for. After that only a warning is left.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    name = WITHOUT_FAULTY_SUMS.partition("=")[0]
+    if importlib.metadata.version("jaxlib") not in FAULTY_SUMS or name in flags:
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_FAULTY_SUMS}".strip()
+    if _devices_are_known():
+        warnings.warn(
+            "jaxlib 0.10.2 and 0.11.0 can crash or sum wrongly on a CPU. Import vaecausal_jax "
+            f"before the first array is made, or set XLA_FLAGS={WITHOUT_FAULTY_SUMS}.",
+            stacklevel=3,
+        )
+
+
+def _devices_are_known() -> bool:
+    """Whether JAX has started its devices: not part of its public interface, 0.7 to 0.12."""
+    return xla_bridge.backends_are_initialized()
 
 
 def flags_for_small_programs() -> str:
