@@ -1,5 +1,6 @@
 """Sweeps and training over two processes, each with devices of its own, equal those of one."""
 
+import json
 import pathlib
 import socket
 import subprocess
@@ -13,8 +14,9 @@ import optax
 import pytest
 import xarray as xr
 from jax import export
+from test_study import TINY
 
-from vaecausal_jax import models, processes, questions, sweeps
+from vaecausal_jax import models, processes, questions, study, sweeps
 from vaecausal_jax.checkpoint import train_resumably
 from vaecausal_jax.objectives import vae
 from vaecausal_jax.patching import Rows, patch_units
@@ -33,7 +35,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{{port}}", num_processes=2, process_id=process)
 sys.path.insert(0, {tests!r})
 import test_processes
-test_processes.run_as_one_of_two(folder)
+test_processes.{function}(folder)
 """
 
 
@@ -153,26 +155,32 @@ def run_as_one_of_two(folder):
         np.savez(folder / "gathered.npz", *jax.tree.leaves(results))
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
-    """The tolerance allows for products and sums taken in another order."""
+def run_two(function, folder):
+    """Calls a function of this module with a folder in two processes that know of each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    program = textwrap.dedent(PROGRAM.format(tests=str(pathlib.Path(__file__).parent)))
+    tests = str(pathlib.Path(__file__).parent)
+    program = textwrap.dedent(PROGRAM.format(tests=tests, function=function.__name__))
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(process), port, str(tmp_path)],
+            [sys.executable, "-c", program, str(process), port, str(folder)],
             stderr=subprocess.PIPE,
             text=True,
         )
         for process in range(2)
     ]
     try:
-        errors = [worker.communicate(timeout=240)[1] for worker in workers]
+        errors = [worker.communicate(timeout=400)[1] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], errors
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    """The tolerance allows for products and sums taken in another order."""
+    run_two(run_as_one_of_two, tmp_path)
     with np.load(tmp_path / "gathered.npz") as saved:
         found = [saved[name] for name in saved.files]
     alone = {"swept": both_sweeps(None)(*inputs()), "trained": train(tmp_path / "alone")}
@@ -181,6 +189,24 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         alone["stored"] = effects["total_total"].values
     for ours, expected in zip(found, jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=1e-6)
+
+
+def study_as_one_of_two(folder):
+    """A whole study: training over all devices, measurements, tables and report."""
+    result = study.run_study(TINY, folder)
+    assert result.summary["families"]["vae"]["kl"].num_seeds == TINY.num_seeds
+
+
+@pytest.mark.slow
+def test_a_study_over_two_processes_has_the_tables_of_one(tmp_path):
+    run_two(study_as_one_of_two, tmp_path / "two")
+    assert (tmp_path / "two" / "report.html").is_file()
+    alone = study.run_study(TINY, tmp_path / "one").summary
+    both = json.loads((tmp_path / "two" / "summary.json").read_text())
+    for family, values in alone["families"].items():
+        for name in ("reconstruction", "kl"):
+            found = both["families"][family][name]["value"]
+            np.testing.assert_allclose(found, values[name].value, rtol=1e-3)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

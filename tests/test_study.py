@@ -141,6 +141,11 @@ def test_progress_counts_up_to_the_end_of_every_stage(finished):
             (30, 60),
             (60, 60),
         ]
+    said = [what for what, *_ in finished.calls if what.startswith("train vae")]
+    last = np.mean(finished.study.summary["training"]["vae"]["loss"])
+    assert said[0] == "train vae"
+    assert re.fullmatch(r"train vae: loss [\d.]+", said[1])
+    assert said[2] == f"train vae: loss {last:.4g}"
     measured = [call for call in finished.calls if call[0].startswith("measure")]
     assert [call[1] for call in measured] == list(range(13))
     scored = [call[1:] for call in finished.calls if call[0] == "score codes"]

@@ -21,7 +21,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vaecausal_jax.manifests import difference, json_values, run_lock, write_text
-from vaecausal_jax.processes import from_first, gathered, to_host, tree_from_first
+from vaecausal_jax.processes import (
+    entered_by_first,
+    from_first,
+    gathered,
+    to_host,
+    tree_from_first,
+)
 from vaecausal_jax.sites import Array
 from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
 
@@ -141,6 +147,7 @@ def train_resumably(
     records_per_save: int = 10,
     over_seeds: Callable[..., Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[int, Mapping[str, np.ndarray]], None] = lambda done, history: None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Trains one model a key in one program, saving as it goes and going on where it stopped.
 
@@ -157,6 +164,8 @@ def train_resumably(
         records_per_save: Records between checkpoints.
         over_seeds: ``map_seeds``, ``vmap_seeds`` or ``shard_seeds``; the fastest here if None.
         progress: Called with (steps done, steps in all) at the start and after each save.
+        watch: Called before each call of ``progress`` with (steps done, history), the history as it
+            is returned, NaN where nothing is recorded yet.
 
     Returns:
         States with a leading axis of seeds; history with leading axes (seeds, records).
@@ -176,13 +185,14 @@ def train_resumably(
     with contextlib.ExitStack() as stack:
         if from_first(lambda: latest_step(folder)) != last:
             # A finished run may be read by many at once.
-            from_first(lambda: stack.enter_context(run_lock(folder)))
+            stack.enter_context(entered_by_first(run_lock(folder)))
         if from_first(lambda: latest_step(folder)) is None:
             states = jax.jit(over_seeds(lambda key, _: trainer.init(key)))(keys, data)
         else:
             states, history = restore(folder, (states, history), spec)
             history = jax.tree.map(np.array, history)
         done = int(to_host(states.step)[0]) // config.record_every
+        watch(done * config.record_every, history)
         progress(done * config.record_every, config.num_steps)
         while done < num_records:
             states, records = advance(states, data)
@@ -191,6 +201,7 @@ def train_resumably(
                 history[name][:, done:after] = values
             done = after
             save(folder, done * config.record_every, (states, history), spec)
+            watch(done * config.record_every, history)
             progress(done * config.record_every, config.num_steps)
         return gathered(states), history
 

@@ -5,8 +5,9 @@ holds a part of every result, and one process alone should write files. With one
 the ordinary case, all of this does nothing.
 """
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -60,6 +61,18 @@ def from_first(compute: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return compute()
     return json.loads(_bytes_from_first(lambda: json.dumps(compute()).encode()))
+
+
+@contextlib.contextmanager
+def entered_by_first(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """Enters a context, such as the lock of a folder, in the first process alone."""
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> None:
+            stack.enter_context(context)
+
+        from_first(enter)
+        yield
 
 
 def tree_from_first(tree: Any) -> Any:

@@ -30,6 +30,7 @@ from vaecausal_jax.manifests import (
     write_text,
     written_whole,
 )
+from vaecausal_jax.processes import from_first, tree_from_first
 
 # The names of parts differ in more than case: some file systems ignore it.
 _UNSAFE_IN_PART = "[^a-z0-9_-]"
@@ -39,6 +40,8 @@ _UNSAFE_IN_ARRAY = r"[^a-zA-Z0-9_/-]"
 
 class Parts:
     """The finished measurements of one study: named groups of arrays that survive a crash.
+
+    Of several processes the first one reads and writes; all must call together.
 
     Args:
         folder: The study's folder.
@@ -50,7 +53,9 @@ class Parts:
 
     def __init__(self, folder: str | os.PathLike, spec: Mapping[str, Any]):
         self._folder = pathlib.Path(folder) / "parts"
-        spec = json_values(spec, "spec")
+        from_first(lambda: self._open(json_values(spec, "spec")))
+
+    def _open(self, spec: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._folder)
         path = self._folder / "spec.json"
@@ -58,8 +63,8 @@ class Parts:
             saved = read_object(path, f"Delete {self._folder}.")
             if differing := difference(saved, spec):
                 raise ValueError(
-                    f"{folder} holds another study ({differing}). Choose another output folder, "
-                    "or delete that one."
+                    f"{self._folder.parent} holds another study ({differing}). Choose another "
+                    "output folder, or delete that one."
                 )
         else:
             write_text(path, json.dumps(spec, indent=1))
@@ -70,6 +75,20 @@ class Parts:
         Raises:
             ValueError: A file that is damaged, by name.
         """
+        found: dict[str, np.ndarray] = {}
+
+        def load() -> dict[str, Any] | None:
+            arrays = self._load(name)
+            found.update(arrays or {})
+            return arrays and {key: [list(a.shape), a.dtype.str] for key, a in arrays.items()}
+
+        kinds = from_first(load)
+        if kinds is None:
+            return None
+        blank = {key: np.zeros(shape, dtype) for key, (shape, dtype) in kinds.items()}
+        return tree_from_first(found or blank)
+
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
         path = self._path(name)
         if not path.exists():
             return None
@@ -91,6 +110,9 @@ class Parts:
             ValueError: An array of anything else, by name.
         """
         entries = {key: _storable(f"{key} of part {name!r}", a) for key, a in arrays.items()}
+        from_first(lambda: self._save(name, entries))
+
+    def _save(self, name: str, entries: Mapping[str, np.ndarray]) -> None:
         with written_whole(self._path(name)) as file, zipfile.ZipFile(file, "w") as archive:
             for key, values in entries.items():
                 entry = f"{escaped(key, _UNSAFE_IN_ARRAY)}.npy"

@@ -38,7 +38,7 @@ from vaecausal_jax.manifests import (
     write_text,
     written_whole,
 )
-from vaecausal_jax.processes import from_first, gathered, to_host
+from vaecausal_jax.processes import entered_by_first, from_first, gathered, to_host
 
 __all__ = [
     "SLAB_POINTS",
@@ -130,10 +130,9 @@ def run_stored(
     total, done = sum(part.num_points for part in parts), 0
     computes = {part.name: jax.jit(part.compute) for part in parts}
     arrays = {p.name: _arrays(p, computes[p.name], slab_points) for p in parts}
-    with contextlib.ExitStack() as stack:
+    with entered_by_first(run_lock(folder)):
 
         def open_folder() -> dict[str, list[list[str]]]:
-            stack.enter_context(run_lock(folder))
             _check_manifest(folder / "manifest.json", manifest)
             missing = _open_store(path, parts, arrays, slab_points)
             with _room(path, 0, total):

@@ -24,6 +24,7 @@ from vaecausal_jax.inference import (
     minimum_effect_test,
 )
 from vaecausal_jax.paths import INPUT, OUTCOME, Pair
+from vaecausal_jax.processes import to_host
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -176,10 +177,10 @@ def effect_samples(
     samples = {}
     for pair in task.wires.pairs:
         found = pair_effects(task, pair, natural, donor, block=block, mesh=mesh)
-        samples[pair] = EdgeSamples(*(np.asarray(a).swapaxes(1, 2) for a in found))
+        samples[pair] = EdgeSamples(*(a.swapaxes(1, 2) for a in to_host(found)))
     spread, step = {}, {}
     for name in task.wires.nodes:
-        spread[name], _, step[name] = map(np.asarray, _scales(task, name, natural, donor))
+        spread[name], _, step[name] = to_host(_scales(task, name, natural, donor))
     return samples, spread, step
 
 

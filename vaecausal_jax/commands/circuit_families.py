@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from vaecausal_jax.inference import Estimate, over_seeds
-from vaecausal_jax.manifests import write_text
+from vaecausal_jax.manifests import write_text, written_whole
 from vaecausal_jax.report.drawing import STYLE
 from vaecausal_jax.report.labels import family_label
 
@@ -119,7 +119,8 @@ def write_comparison(folder: pathlib.Path, models: Mapping[tuple[str, int], Numb
         ],
     }
     write_text(folder / "families.json", json.dumps(tables, indent=1))
-    draw_families(models, compared).savefig(folder / "families.png", dpi=130)
+    with written_whole(folder / "families.png") as file:
+        draw_families(models, compared).savefig(file, format="png", dpi=130)
     write_text(folder / "index.html", _page(models, compared))
 
 

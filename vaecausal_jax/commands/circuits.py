@@ -9,6 +9,7 @@ import math
 import pathlib
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,9 @@ from vaecausal_jax.commands.progress import (
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.manifests import tree_digest, write_text
+from vaecausal_jax.manifests import escaped, run_lock, tree_digest, write_text, written_whole
 from vaecausal_jax.models import Model
+from vaecausal_jax.processes import entered_by_first
 from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.study.tables import Trained
 
@@ -112,7 +114,7 @@ def run_circuits_command(command: CircuitsCommand) -> None:
         raise ValueError("--compare takes all models: leave out --family and --seed.")
     use_machine(command.compilation_cache)
     start, console = time.perf_counter(), make_console(sys.stdout)
-    with show_progress(console) as report:
+    with show_progress(console) as report, entered_by_first(run_lock(command.out)):
         _run_circuits(command, console.print, report)
     page = command.out / ("index.html" if command.compare else "report.html")
     console.print(f"{page} written, {duration(time.perf_counter() - start)} in all.")
@@ -291,7 +293,8 @@ def write_circuits(
     _write_graph(out / "effect_graph.npz", graph)
     figures = _figures(found, graph, overlaps, mapped, structure, command.q)
     for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=130)
+        with written_whole(out / f"{escaped(name)}.png") as file:
+            figure.savefig(file, format="png", dpi=130)
     write_text(out / "report.html", _page(tables, list(figures), setting))
     return tables
 
@@ -432,16 +435,15 @@ def _structure(structure: GraphStructure) -> dict[str, Any]:
 def _write_graph(path: pathlib.Path, graph: EffectGraph) -> None:
     size, labels = dense_adjacency(graph)
     signed, _ = dense_adjacency(graph, signed=True)
-    partial = path.with_name("partial.npz")
-    np.savez_compressed(
-        partial,
-        allow_pickle=False,
-        size=size.astype(np.float32),
-        signed=signed.astype(np.float32),
-        layer=np.array([layer for layer, _ in labels]),
-        name=np.array([name for _, name in labels]),
-    )
-    partial.replace(path)
+    with written_whole(path) as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            size=size.astype(np.float32),
+            signed=signed.astype(np.float32),
+            layer=np.array([layer for layer, _ in labels]),
+            name=np.array([name for _, name in labels]),
+        )
 
 
 def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -> str:
@@ -464,7 +466,9 @@ def _page(tables: dict[str, Any], figures: list[str], setting: dict[str, Any]) -
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     pictures = "\n".join(
-        f'<p><img src="{n}.png" alt="{n}" style="width:100%"></p>' for n in figures
+        f'<p><img src="{urllib.parse.quote(escaped(n))}.png" alt="{html.escape(n)}" '
+        'style="width:100%"></p>'
+        for n in figures
     )
     title = html.escape(f"Circuits: {setting['family']}, seed {setting['seed']}")
     return f"""<!doctype html>

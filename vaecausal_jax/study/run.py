@@ -3,11 +3,10 @@
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +19,9 @@ from vaecausal_jax.checkpoint import latest_step, train_resumably
 from vaecausal_jax.compilation import compile_for_few_runs
 from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.jax_versions import platform
+from vaecausal_jax.manifests import read_object, run_lock
 from vaecausal_jax.models import Model
-from vaecausal_jax.processes import from_first
+from vaecausal_jax.processes import entered_by_first, from_first, to_host
 from vaecausal_jax.study.config import (
     StudyConfig,
     as_json,
@@ -98,6 +98,8 @@ def run_study(
 ) -> Study:
     """Trains what is not trained, measures what is not measured, and writes the tables.
 
+    Of several processes the first one writes; all must call it together.
+
     Args:
         config: A preset, or your own.
         folder: Where everything goes: ``checkpoints/``, ``parts/``, ``summary.json``,
@@ -122,13 +124,12 @@ def plan_study(
     check_config(config, data_path)
     folder = pathlib.Path(folder)
     data = dataset(config, data_path)
-    parts = store.Parts(
-        folder,
-        spec={
-            "config": as_json(config),
-            "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
-        },
-    )
+    spec = {
+        "config": as_json(config),
+        "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
+    }
+    with entered_by_first(run_lock(folder)):
+        parts = store.Parts(folder, spec)
     model = network(config, data)
     titles = [] if config.data == "pretrained" else [family_title(f) for f in config.families]
     return Plan(
@@ -148,6 +149,11 @@ def plan_study(
 
 def run_plan(plan: Plan, *, progress: Progress = lambda what, done, total: None) -> Study:
     """Does what a study has still to do; see ``run_study``."""
+    with entered_by_first(run_lock(plan.folder)):
+        return _run_plan(plan, progress)
+
+
+def _run_plan(plan: Plan, progress: Progress) -> Study:
     config, folder, data, parts = plan.config, plan.folder, plan.data, plan.parts
     trained = train_all(config, data, plan.data_path, folder, progress)
     inputs = make_inputs(config, data, trained.model, make_readout(config, data, progress))
@@ -167,9 +173,13 @@ def run_plan(plan: Plan, *, progress: Progress = lambda what, done, total: None)
         factors = list(pool.map(effects_of, range(len(trained.labels))))
     summary = summarise(config, data, trained, arrays, estimates, quality, factors)
     tables = effect_tables(config, data, trained, arrays, estimates, factors)
-    store.write_json(folder, "summary.json", summary)
-    store.write_effects(folder, tables)
-    report.write_report(folder, store.read_json(folder, "summary.json"), tables, pictures)
+
+    def write() -> None:
+        store.write_json(folder, "summary.json", summary)
+        store.write_effects(folder, tables)
+        report.write_report(folder, store.read_json(folder, "summary.json"), tables, pictures)
+
+    from_first(write)
     progress("write tables and report", 1, 1)
     return Study(config, summary, tables, trained.model, trained.params)
 
@@ -184,15 +194,21 @@ def load_study(
     """
     folder = pathlib.Path(folder)
     spec = folder / "parts" / "spec.json"
-    if not spec.is_file():
-        raise ValueError(f"{folder} holds no study; `vaecausal study --out {folder}` makes one.")
-    config = from_json(json.loads(spec.read_text())["config"])
+
+    def read_config() -> dict[str, Any]:
+        if not spec.is_file():
+            raise ValueError(
+                f"{folder} holds no study; `vaecausal study --out {folder}` makes one."
+            )
+        return read_object(spec, f"Delete {spec.parent}.")["config"]
+
+    config = from_json(from_first(read_config))
     check_config(config, data_path)
     for family in () if config.data == "pretrained" else config.families:
-        step = latest_step(store.checkpoint_folder(folder, family_title(family)))
+        step = steps_done(store.checkpoint_folder(folder, family_title(family)))
         if step != config.num_steps // config.record_every * config.record_every:
             raise ValueError(
-                f"{family_title(family)} in {folder} is at step {step or 0} of {config.num_steps}; "
+                f"{family_title(family)} in {folder} is at step {step} of {config.num_steps}; "
                 "run the `vaecausal study` command that began it again to finish it."
             )
     data = dataset(config, data_path)
@@ -236,7 +252,7 @@ def train_all(
             checkpoints,
             spec=spec,
             records_per_save=records_per_save(config, steps_done(checkpoints)),
-            progress=functools.partial(progress, f"train {title}"),
+            watch=functools.partial(_report_training, config, progress, f"train {title}"),
         )
         params.append(state.params)
         labels += [(title, seed) for seed in range(config.num_seeds)]
@@ -244,6 +260,19 @@ def train_all(
         histories[title] = history
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *params)
     return Trained(model, stacked, labels, verdicts, histories)
+
+
+def _report_training(
+    config: StudyConfig,
+    progress: Progress,
+    stage: str,
+    done: int,
+    history: Mapping[str, np.ndarray],
+) -> None:
+    """Reports the steps done, with the loss of the last record, its mean over seeds."""
+    last = done // config.record_every - 1
+    loss = f": loss {history['loss'][:, last].mean():.4g}" if done else ""
+    progress(f"{stage}{loss}", done, config.num_steps)
 
 
 def steps_done(checkpoints: pathlib.Path) -> int:
@@ -285,7 +314,7 @@ def measure_all(
             for name in missing:
                 progress(f"measure: {name}", len(arrays), len(todo))
                 run = programs.pop(name).result()
-                arrays[name] = jax.tree.map(np.asarray, run(trained.params, inputs))
+                arrays[name] = to_host(run(trained.params, inputs))
                 parts.write(name, arrays[name])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
