@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -186,7 +187,7 @@ def test_old_leftovers_go_and_files_of_others_stay(tmp_path):
         (jnp.bfloat16(0.5), 0.5),
         ({}, {}),
     ],
-    ids=repr,
+    ids=map(str, itertools.count()),
 )
 def test_values_become_what_json_reads_back(value, expected):
     found = json_values(value, "spec")
@@ -210,7 +211,7 @@ def test_values_become_what_json_reads_back(value, expected):
         ({(1, 2): 0}, r"spec has the key \(1, 2\) of type tuple, expected text or a number"),
         ({"1": 0, 1: 0}, "two keys of spec are '1' in JSON"),
     ],
-    ids=repr,
+    ids=map(str, itertools.count()),
 )
 def test_what_json_cannot_hold_is_refused_by_name(value, message):
     with pytest.raises(ValueError, match=message):

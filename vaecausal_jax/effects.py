@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
+from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.sweeps import Block
@@ -111,6 +112,7 @@ def shift_effects(
             f"dose has shape {jnp.shape(dose)}, expected one a unit of {name!r}: "
             f"({site.num_units},)."
         )
+    check_arithmetic(name, site)
 
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(forward, params, sites, name, x, eps, None, measured)

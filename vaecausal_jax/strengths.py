@@ -33,6 +33,7 @@ from vaecausal_jax.inference import (
     simultaneous,
 )
 from vaecausal_jax.interventions import BoxPatch
+from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import unit_starts
 from vaecausal_jax.products import sum_last
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
@@ -188,6 +189,8 @@ def strength_samples(
         )
     if sizes.ndim != 1 or np.any(sizes <= 0) or np.any(np.diff(sizes) <= 0):
         raise ValueError(f"doses must be positive and increasing, got {sizes.tolist()}.")
+    if len(sizes):
+        check_arithmetic(name, site)
     check_values(sites, name, len(x), donor=donor, base=base)
 
     def both(trace):

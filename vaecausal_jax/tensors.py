@@ -30,6 +30,7 @@ from vaecausal_jax.inference import (
     false_discovery,
     minimum_effect_test,
 )
+from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.mediation import paired_rows
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.readouts import FactorPairs
@@ -153,6 +154,7 @@ def write_tensor(
     """
     site = sites[name]
     _check_units(name, site)
+    check_arithmetic(name, site)
     measured = functools.partial(measure, outcome)
     natural, clean = clean_runs(forward, params, sites, name, x, eps, None, measured)
     dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)

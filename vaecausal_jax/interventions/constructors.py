@@ -15,6 +15,7 @@ from vaecausal_jax.interventions.types import (
     Replace,
     SubspaceSwap,
     basis_dtype,
+    check_arithmetic,
     check_dtype,
     check_leaf,
     poison,
@@ -168,7 +169,7 @@ def patch(sites: Sites, name: str, donor: Any, **where: Any) -> Interventions:
 def steer(sites: Sites, name: str, direction: Any, dose: Any, **where: Any) -> Interventions:
     """Adds ``dose * direction``; the direction spans the site's last axes or all of them."""
     site = sites[name]
-    _check_arithmetic(name, site)
+    check_arithmetic(name, site)
     direction = as_dtype(name, "direction", direction, site.dtype)
     padded = (1,) * (len(site.shape) - direction.ndim) + direction.shape
     return _affine(sites, name, 1, dose * direction.reshape(padded), where)
@@ -178,23 +179,11 @@ def _affine(
     sites: Sites, name: str, scale: Any, shift: Any, where: Mapping[str, Any]
 ) -> Interventions:
     site = sites[name]
-    _check_arithmetic(name, site)
+    check_arithmetic(name, site)
     mask, valid = select(name, site, **where)
     scale = as_leaf(name, "scale", scale, site)
     shift = poison(as_leaf(name, "value", shift, site), valid)
     return {name: Affine(mask, scale, shift)}
-
-
-def _check_arithmetic(name: str, site: Site) -> None:
-    """Raises ValueError at a site whose values cannot be shifted and scaled."""
-    dtype = jnp.dtype(site.dtype)
-    small = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits <= 16
-    if dtype == jnp.bool_ or small or jnp.issubdtype(dtype, jnp.unsignedinteger):
-        what = "are no numbers" if dtype == jnp.bool_ else "would wrap around"
-        raise ValueError(
-            f"at site {name!r}: {dtype} values {what} when shifted or scaled. Use set_to, patch or "
-            "clamp_to, or name a floating value instead."
-        )
 
 
 def _check_codes(name: str, codes: np.ndarray | None, num_codes: int) -> None:

@@ -219,6 +219,18 @@ def check_leaf(name: str, word: str, value: Any, site: Site, dtype: Any) -> None
         )
 
 
+def check_arithmetic(name: str, site: Site) -> None:
+    """Raises ValueError at a site whose values cannot be shifted and scaled."""
+    dtype = jnp.dtype(site.dtype)
+    small = jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits <= 16
+    if dtype == jnp.bool_ or small or jnp.issubdtype(dtype, jnp.unsignedinteger):
+        what = "are no numbers" if dtype == jnp.bool_ else "would wrap around"
+        raise ValueError(
+            f"at site {name!r}: {dtype} values {what} when shifted or scaled. Use set_to, patch or "
+            "clamp_to, or name a floating value instead."
+        )
+
+
 def basis_dtype(name: str, site: Site) -> Any:
     """The dtype in which a subspace of a site is computed: the site's, or float32 if it is half.
 
