@@ -23,6 +23,7 @@ TRANSPOSED = [(4, 64, 64), (8, 64, 32), (16, 32, 32), (32, 32, 1), (8, 32, 16), 
 FORMS = [convolution.conv_patches, convolution.conv_shift_add, convolution.conv_mixed]
 TRANSPOSED_FORMS = [
     convolution.conv_transpose_patches,
+    convolution.conv_transpose_subpixel,
     convolution.conv_transpose_overlap_add,
 ]
 

@@ -78,7 +78,7 @@ def read(text: str, *, turns: int = 1) -> Contents:
     for name, instructions in programs.items():
         shapes = {one.name: one.result for one in instructions}
         for one in instructions:
-            if one.kind == "convolution":
+            if one.kind == "convolution" or "__cudnn$conv" in one.rest:
                 flops += times[name] * _convolution(one, shapes)
             elif one.kind == "dot":
                 flops += times[name] * _dot(one, shapes)
@@ -134,9 +134,16 @@ def _convolution(one: _Instruction, shapes: dict[str, str]) -> float:
     """Multiply-adds of kernel entries that meet an entry of the input, not padding or a gap."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.rest)
     assert labels is not None, one.rest
-    left = dict(zip(labels[1], _shape(shapes[one.operands[0]]), strict=True))
-    right = dict(zip(labels[2], _shape(shapes[one.operands[1]]), strict=True))
-    out = dict(zip(labels[3], _shape(one.result), strict=True))
+    result = one.result.lstrip("(")  # cuDNN's is a pair with its scratch space.
+    image, kernel, output = *(shapes[name] for name in one.operands[:2]), result
+    # cuDNN's gradients are described by the convolution that they are gradients of.
+    if "convBackwardInput" in one.rest:
+        image, output = output, image
+    elif "convBackwardFilter" in one.rest:
+        kernel, output = output, kernel
+    left = dict(zip(labels[1], _shape(image), strict=True))
+    right = dict(zip(labels[2], _shape(kernel), strict=True))
+    out = dict(zip(labels[3], _shape(output), strict=True))
     window = re.search(r"window=\{(.*?)\}", one.rest)
     spatial = sorted(label for label in left if label.isdigit())
 

@@ -18,10 +18,12 @@ the commands set, programs take 2 to 3 times as long to compile, and what is cou
     python -m benchmarks.tpu_programs [--chips v5e v5p v6e] [--sizes 4 16 256] [--programs forward
         ...] [--json]
 
-Needs ``python -m pip install -e ".[test,tpu]"``. Predicted: no collective inside any loop; none at
-all in the forward, the training steps and the unit sweeps, whose images or seeds stay where they
-are; small sums in the effect graph, for the spread of each unit; the same arithmetic per chip at
-every size.
+Needs ``python -m pip install -e ".[test,tpu]"``. With ``--chips h100``, and jax-cuda13-plugin, the
+same programs are compiled for H100s.
+
+Predicted: no collective inside any loop; none at all in the forward, the training steps and the
+unit sweeps, whose images or seeds stay where they are; small sums in the effect graph, for the
+spread of each unit; the same arithmetic per chip at every size.
 """
 
 import argparse
@@ -63,8 +65,31 @@ GENERATIONS = {
     "v5e": ({4: "2x2", 16: "4x4", 256: "16x16"}, 16 << 30),
     "v5p": ({4: "2x2x1", 16: "2x2x4", 256: "4x8x8"}, 95 << 30),
     "v6e": ({4: "2x2", 16: "4x4", 256: "16x16"}, 32 << 30),
+    "h100": ({4: "1x1x4", 16: "1x2x8", 256: "1x32x8"}, 80 << 30),
 }
 """Topology by number of chips, and bytes of memory per chip."""
+
+H100 = """
+gpu_device_info {
+  name: "NVIDIA H100 80GB HBM3" device_vendor: "NVIDIA Corporation"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  platform_version: "Compute Capability 9.0a"
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 device_address_bits: 64
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
+  device_memory_size: 84942979072 memory_bandwidth: 3352320000000
+  driver_version: "13.0.0" runtime_version: "12.8.0" compile_time_toolkit_version: "12.8.0"
+  dnn_version: "9.10.0"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""What XLA's CUDA compiler must know of a GPU that is not here: its published properties."""
 
 IMAGES = 8
 """Images, or pairs, per chip."""
@@ -247,9 +272,12 @@ def chosen_turns() -> Iterator[list[int]]:
 def chips_of(generation: str, size: int, axis: str) -> Mesh:
     """A mesh over chips that are not here."""
     topology, _ = GENERATIONS[generation]
-    name = f"{generation}:{topology[4 if size == 1 else size]}"
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    return Mesh(devices[:size], (axis,))
+    shape = topology[4 if size == 1 else size]
+    if generation == "h100":
+        described = topologies.get_topology_desc("", "cuda", target_config=H100, topology=shape)
+    else:
+        described = topologies.get_topology_desc(f"{generation}:{shape}", "tpu")
+    return Mesh(described.devices[:size], (axis,))
 
 
 def examine(program: Program, mesh: Mesh) -> dict[str, Any]:
@@ -304,7 +332,7 @@ def line(generation: str, size: int, name: str, row: dict[str, Any]) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--chips", nargs="+", choices=GENERATIONS, default=list(GENERATIONS))
+    parser.add_argument("--chips", nargs="+", choices=GENERATIONS, default=["v5e", "v5p", "v6e"])
     parser.add_argument("--sizes", nargs="+", type=int, choices=(4, 16, 256), default=[4, 16, 256])
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument(

@@ -15,6 +15,7 @@ TRANSPOSED_4X4 = [
     cv.conv_transpose,
     cv.conv_transpose_lax,
     cv.conv_transpose_patches,
+    cv.conv_transpose_subpixel,
     cv.conv_transpose_overlap_add,
 ]
 SHAPES = [(1, 1, 3, 2), (5, 8, 3, 2), (32, 33, 8, 5)]
@@ -117,11 +118,15 @@ def test_the_full_transposed_convolution_is_that_of_the_padded_image(shape):
 
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
-def test_accelerators_use_lax(backend, differentiated):
+def test_accelerators_use_xlas_own_but_for_one_channel(backend, differentiated):
     use = {"stride": 2, "backend": backend, "differentiated": differentiated}
     shapes = (32, 32, 32), (4, 4, 32, 32)
+    transposed = cv.conv_transpose_subpixel if backend == "gpu" else cv.conv_transpose_lax
     assert cv.conv_form(*shapes, **use) is cv.conv_lax
-    assert cv.conv_transpose_form(*shapes, **use) is cv.conv_transpose_lax
+    assert cv.conv_transpose_form(*shapes, **use) is transposed
+    shapes = (32, 32, 1), (4, 4, 1, 32)
+    assert cv.conv_form(*shapes, **use) is cv.conv_patches
+    assert cv.conv_transpose_form(*shapes, **use) is not transposed
 
 
 @pytest.mark.parametrize(
