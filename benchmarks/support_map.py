@@ -570,6 +570,7 @@ SIGNS = {"supported": "yes", "refused": "refused", "error": "ERROR", "silent": "
 def page(records: list[dict]) -> str:
     """The documentation's page: one table, and every cell that is not alike everywhere."""
     versions = [record["jax"] for record in records]
+    frameworks = dict.fromkeys(row["framework"] for record in records for row in record["rows"])
     verdicts: dict[tuple[str, str], dict[str, list[str]]] = collections.defaultdict(dict)
     for record in records:
         for row in record["rows"]:
@@ -578,10 +579,10 @@ def page(records: list[dict]) -> str:
     lines = [
         "# What works with which dtype",
         "",
-        "Every cell was run: by the contract, with named values, and as a Linen, an NNX and an "
-        f"Equinox module, with JAX {', '.join(versions)}, and compared with the network cut by "
-        "hand. *refused* is a message that names the site or the values and their dtype. "
-        f"Printed by `python -m benchmarks.support_map`.",
+        "Every cell was run in each of these ways of writing the network: "
+        f"{', '.join(frameworks)}; with JAX {', '.join(versions)}; and compared with the network "
+        "cut by hand. *refused* is a message that names the site or the values and their dtype. "
+        "Printed by `python -m benchmarks.support_map`.",
         "",
         f"| method | {' | '.join(DTYPES)} |",
         f"|---|{'---|' * len(DTYPES)}",
@@ -602,7 +603,7 @@ def page(records: list[dict]) -> str:
     lines += [
         "",
         f"{total} cells: {counts['supported']} supported, {counts['refused']} refused in words, "
-        f"{counts['error']} errors, {counts['silent']} silently wrong, none without a reference.",
+        f"{counts['error']} errors, {counts['silent']} silently wrong; each has a reference.",
         *(["", "Not alike everywhere:", "", *differing] if differing else []),
         "",
         "float64 is under `jax_enable_x64`. Sums of squares are taken in float32, or in float64 "

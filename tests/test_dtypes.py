@@ -136,7 +136,7 @@ def test_a_traced_index_where_nothing_could_show_that_it_is_wrong_is_refused(dty
         return vi.ablate_zero(site(dtype), "h", unit=unit)
 
     assert at(1)["h"].mask.tolist() == [False, True, False]
-    with pytest.raises(ValueError, match=f"traced unit .* {dtype} values.* concrete index"):
+    with pytest.raises(ValueError, match=f"traced unit .* {dtype} values.* Give it concretely"):
         jax.jit(at)(1)
 
 
@@ -158,3 +158,20 @@ def test_a_basis_at_a_site_of_half_precision_is_kept_in_float32():
     exact = exact + np.linalg.pinv(rows) @ rows @ (1 - exact)
     assert step.apply(h).dtype == jnp.bfloat16
     np.testing.assert_array_equal(step.apply(h), jnp.asarray(exact).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", ["int4", "float8_e4m3fn"])
+def test_outcomes_of_few_bits_are_widened_like_any_other(dtype):
+    assert measure(lambda trace: trace, jnp.ones(2, dtype)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan")])
+def test_numbers_beyond_every_integer_are_refused_by_name(value):
+    with pytest.raises(ValueError, match="is no integer that int32 can hold"):
+        vi.set_to(site("int32"), "h", value)
+
+
+def test_a_bank_of_another_dtype_is_refused_and_not_cast():
+    bank = np.ones((2, 3), np.complex64)
+    with pytest.raises(ValueError, match="bank has dtype complex64, expected float32"):
+        vi.ablate_mean(site("float32"), "h", bank)

@@ -399,3 +399,16 @@ def test_samples_spread_over_devices_give_the_intervals_of_one_device():
             np.testing.assert_allclose(
                 getattr(got, end), getattr(expected, end), rtol=1e-4, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30, 2.5e38])
+def test_ratios_and_means_do_not_depend_on_the_unit_of_their_samples(size):
+    samples = np.random.default_rng(0).uniform(0.1, 1.0, 8).astype(np.float32)
+    usual = inference.bootstrap_mean(jax.random.key(0), samples, intervention="none")
+    scaled = inference.bootstrap_mean(
+        jax.random.key(0), samples * np.float32(size), intervention="none"
+    )
+    for one, other in zip(scaled[:3], usual[:3], strict=True):
+        np.testing.assert_allclose(np.asarray(one, np.float64) / size, other, rtol=1e-5)
+    relative = inference.linearised_ratio(jnp.asarray(samples) * size / 10, jnp.full(8, size))
+    np.testing.assert_allclose(relative.mean(), samples.mean() / 10, rtol=1e-5)

@@ -213,3 +213,12 @@ def test_nothing_else_in_the_library_asks_for_a_version_or_for_hidden_parts_of_j
                 text = file.read()
             found += [(name, word) for word in hidden if word in text]
     assert found == []
+
+
+def test_a_file_of_flags_is_left_alone_with_a_warning(monkeypatch):
+    monkeypatch.setattr(jax_versions.importlib.metadata, "version", lambda _: "0.10.2")
+    monkeypatch.setattr(jax_versions, "_devices_are_known", lambda: False)
+    monkeypatch.setenv("XLA_FLAGS", "/etc/flags.txt")
+    with pytest.warns(UserWarning, match="in XLA_FLAGS"):
+        jax_versions.avoid_faulty_sums()
+    assert os.environ["XLA_FLAGS"] == "/etc/flags.txt"

@@ -149,3 +149,10 @@ def test_values_of_any_dtype_are_summed_in_float32(dtype):
 def test_complex_values_are_refused_with_what_would_work(reduction, shape):
     with pytest.raises(ValueError, match="needs real values, got complex64; keep the modulus"):
         reduction.init(jax.ShapeDtypeStruct(shape, jnp.complex64))
+
+
+def test_large_integers_are_counted_as_they_are():
+    values = jnp.array([2**24, 2**24 + 1, 2**24 + 2])
+    kept = histogram(jnp.array([2**24 + 1]))
+    found = sweep(lambda p, c: c, jnp.zeros(1), values, reduction=kept)
+    np.testing.assert_array_equal(found[0], [1, 2])

@@ -569,3 +569,10 @@ def test_runs_that_diverge_or_collapse_are_reported_and_their_neighbour_is_not()
     first = np.flatnonzero(~np.isfinite(history["loss"][1]))[0]
     assert diverged == f"diverged: the loss is not finite by step {10 * (first + 1)}"
     assert collapsed.startswith("collapsed: no latent above 0.01 nats")
+
+
+def test_seeds_run_on_the_devices_that_are_named():
+    run = training.shard_seeds(lambda seed, data: seed * data, devices=jax.devices()[1:])
+    result = jax.jit(run)(jnp.arange(3.0), 2.0)
+    np.testing.assert_array_equal(result, 2.0 * np.arange(3))
+    assert result.sharding.device_set == set(jax.devices()[1:])

@@ -84,7 +84,8 @@ def conv_form(
 
     Elsewhere XLA's own, but for one input channel: that is what a sweep over channels asks of the
     next layer, each point with a kernel of its own, and XLA would convolve every point's channel
-    with every point's kernel (`benchmarks.tpu_programs`).
+    with every point's kernel (`benchmarks.tpu_programs`). The first layer of images of one channel
+    is one of them: a product with 16 numbers per window there, not measured.
     """
     *window, channels, features = kernel_shape
     if backend != "cpu":

@@ -134,17 +134,21 @@ WITHOUT_FAULTY_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
 def avoid_faulty_sums() -> None:
     """Sets XLA's flag for ``FAULTY_SUMS``, unless the environment sets it already.
 
-    XLA reads its flags when the first device is asked for. After that only a warning is left.
+    XLA reads its flags when the first device is asked for. After that only a warning is left, and
+    so it is where the variable names a file of flags. Processes that are started from this one
+    inherit the flag: a JAX before 0.10.1 does not know it and would refuse to start.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     name = WITHOUT_FAULTY_SUMS.partition("=")[0]
     if importlib.metadata.version("jaxlib") not in FAULTY_SUMS or name in flags:
         return
-    os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_FAULTY_SUMS}".strip()
-    if _devices_are_known():
+    of_a_file = bool(flags) and not flags.lstrip().startswith("--")
+    if not of_a_file:
+        os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_FAULTY_SUMS}".strip()
+    if of_a_file or _devices_are_known():
         warnings.warn(
             "jaxlib 0.10.2 and 0.11.0 can crash or sum wrongly on a CPU. Import vaecausal_jax "
-            f"before the first array is made, or set XLA_FLAGS={WITHOUT_FAULTY_SUMS}.",
+            f"before the first array is made, or have {WITHOUT_FAULTY_SUMS} in XLA_FLAGS.",
             stacklevel=3,
         )
 

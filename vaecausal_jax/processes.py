@@ -59,7 +59,7 @@ def from_first(compute: Callable[[], Any]) -> Any:
             an OSError or a RuntimeError with the same text, so that none waits for ever.
     """
     if jax.process_count() == 1:
-        return compute()
+        return json.loads(json.dumps(compute()))
     return json.loads(_bytes_from_first(lambda: json.dumps(compute()).encode()))
 
 
@@ -84,13 +84,12 @@ def tree_from_first(tree: Any) -> Any:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     leaves = [np.asarray(leaf) for leaf in leaves]
-    content = _bytes_from_first(lambda: b"".join(leaf.tobytes() for leaf in leaves))
-    received, start = [], 0
-    for leaf in leaves:
-        part = np.frombuffer(content, leaf.dtype, leaf.size, start)
-        received.append(part.reshape(leaf.shape).copy())
-        start += leaf.nbytes
-    return jax.tree.unflatten(structure, received)
+    received = [_bytes_from_first(leaf.tobytes) if leaf.size else b"" for leaf in leaves]
+    values = [
+        np.frombuffer(content, leaf.dtype).reshape(leaf.shape).copy() if leaf.size else leaf
+        for content, leaf in zip(received, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, values)
 
 
 _KINDS = (ValueError, OSError, RuntimeError)
@@ -105,9 +104,10 @@ def _bytes_from_first(compute: Callable[[], bytes]) -> bytes:
             failure = error
             content = str(error).encode()
             kind = next((i for i, k in enumerate(_KINDS) if isinstance(error, k)), 2)
-    header = np.array([len(content), kind], np.int32)
-    length, kind = multihost_utils.broadcast_one_to_all(header).tolist()
-    buffer = np.zeros(length, np.uint8)
+    # As two numbers: JAX may have 32 bits alone, which end at 2 GiB.
+    header = np.array([*divmod(len(content), 1 << 30), kind], np.int32)
+    large, small, kind = multihost_utils.broadcast_one_to_all(header).tolist()
+    buffer = np.zeros((large << 30) + small, np.uint8)
     if is_first():
         buffer[:] = np.frombuffer(content, np.uint8)
     content = np.asarray(multihost_utils.broadcast_one_to_all(buffer)).astype(np.uint8).tobytes()

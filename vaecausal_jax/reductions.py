@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vaecausal_jax.sites import summed_in
+
 Array = jax.Array
 
 
@@ -168,8 +170,10 @@ def histogram(edges: Array) -> Reduction:
 
     def update(state, values, index, valid):
         del index
-        # A common type that rounds neither: edges between half-precision values must stay there.
-        common = _summed_in("histogram", jnp.result_type(edges, values))
+        # Integers are compared as they are; else edges between half-precision values stay there.
+        whole = all(jnp.issubdtype(a.dtype, jnp.integer) for a in (edges, values))
+        both = summed_in(edges.dtype), summed_in(values.dtype)
+        common = jnp.result_type(edges, values) if whole else jnp.promote_types(*both)
         bins = jnp.searchsorted(edges.astype(common), values.astype(common), side="right")
         return state.at[bins].add(valid.astype(jnp.int32))
 
@@ -214,7 +218,7 @@ def _summed_in(name: str, dtype: Any) -> Any:
             f"{name} needs real values, got {jnp.dtype(dtype)}; keep the modulus, or real and "
             "imaginary part side by side."
         )
-    return jnp.promote_types(dtype, jnp.float32)
+    return summed_in(dtype)
 
 
 def _empty(shape, dtype, power) -> _State:
@@ -232,7 +236,7 @@ def _products(centred: Array) -> Array:
 
 def _block(values: Array, valid: Array, square: Callable[[Array], Array]) -> _State:
     """The state of one block of contexts alone."""
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = values.astype(summed_in(values.dtype))
     weight = valid.astype(values.dtype).reshape(-1, *(1,) * (values.ndim - 1))
     values = jnp.where(weight > 0, values, 0.0)
     count = jnp.sum(valid.astype(values.dtype))

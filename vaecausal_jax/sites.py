@@ -42,11 +42,24 @@ def outputs(trace: Trace) -> Array:
     return trace.outputs
 
 
+def summed_in(dtype: Any) -> Any:
+    """The dtype in which values of another are subtracted, squared and summed.
+
+    Float32, or the values' own type where that is wider. Floats and integers of 8 bits and fewer
+    have no such promotion of JAX's own.
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype.itemsize <= 1:
+        return jnp.dtype(jnp.float32)
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def measure(outcome: Outcome, trace: Trace) -> Any:
     """An outcome as numbers to compute effects of: real, and in float32 or wider.
 
     Differences of bytes would wrap around, and squares in half precision overflow at 256. Integers
-    and booleans become numbers; differences of labels mean only whether they are equal.
+    and booleans become floats, so those of 32 bits are exact up to 2^24; differences of labels mean
+    only whether they are equal.
 
     Raises:
         ValueError: A complex outcome.
@@ -59,7 +72,7 @@ def measure(outcome: Outcome, trace: Trace) -> Any:
                 f"the outcome is {value.dtype}{value.shape}; effects are measured on real numbers. "
                 "Give outcome= a function that returns real and imaginary part, or the modulus."
             )
-        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        return value.astype(summed_in(value.dtype))
 
     return jax.tree.map(widened, outcome(trace))
 

@@ -130,7 +130,8 @@ def _part_file(name: str) -> str:
 def _storable(who: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind in "SU":
-        return array
+        # NumPy has texts of no characters, which its files do not bring back.
+        return array if array.dtype.itemsize else array.astype(f"{array.dtype.kind}1")
     try:
         return array.astype(plain_dtype(array.dtype), copy=False)
     except ValueError as error:
@@ -195,6 +196,8 @@ def _replace_folder(new: pathlib.Path, path: pathlib.Path) -> None:
             return
         except OSError as error:  # Another writer has taken the name in between.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                with contextlib.suppress(OSError):
+                    old.rename(path)
                 raise
         finally:
             shutil.rmtree(old, ignore_errors=True)

@@ -316,7 +316,12 @@ def _label_values(who: str, labels: Any) -> np.ndarray:
         array = array.astype(str)
     if array.ndim != 1:
         raise ValueError(f"{who} has the shape {array.shape}, expected one label per place.")
-    if array.dtype.kind in "SU":
+    if array.dtype.kind == "S":
+        try:
+            array = _texts(array)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{who} holds bytes that are no text ({error}).") from error
+    if array.dtype.kind == "U":
         # NumPy has texts of no characters, Zarr has not.
         return array if array.dtype.itemsize else array.astype(f"{array.dtype.kind}1")
     try:
@@ -434,6 +439,8 @@ def _check_labels(path: pathlib.Path, array: _Array) -> None:
         raise ValueError(
             f"{file} is damaged ({error}). Delete it, and it is written again."
         ) from error
+    if found.dtype.kind in "biuf" and np.array_equal(found, array.labels, equal_nan=True):
+        return
     # As text, in which NaN equals itself.
     pairs = itertools.zip_longest(*(map(repr, a.tolist()) for a in (found, _texts(array.labels))))
     for place, (old, new) in enumerate(pairs):

@@ -204,7 +204,7 @@ def shard_seeds(
         # Every process needs a device in the mesh; alone, there is no use for more than the seeds.
         if len({device.process_index for device in chosen}) == 1:
             chosen = chosen[:num_seeds]
-        if len(chosen) == 1:
+        if devices is None and len(chosen) == 1:
             return on_each(run)(seeds, data)
         spec = PartitionSpec("seed")
         spread = jax.shard_map(

@@ -45,9 +45,9 @@ class Estimate(NamedTuple):
             return ""
         which = "The value is" if total == 1 else f"{lost} of {total} values are"
         return (
-            f"{which} not finite: nothing changed there, or its squares leave the range of float32 "
-            "(about 1e-31 to 3e38, so effects of 1e-15 to 1e19). In the second case give outcome= "
-            "a function that divides by the outcome's SD."
+            f"{which} not finite: a sample was not, or nothing changed, or squares left the range "
+            "of float32 (about 1e-31 to 3e38, so effects of 1e-15 to 1e19). Against the last, give "
+            "outcome= a function that divides by the outcome's SD."
         )
 
     def _of_seeds(self) -> str:

@@ -128,7 +128,9 @@ def resample_ratio(
 def _power_of_two(samples: Array) -> Array:
     """The one just below the largest sample, (..., 1); 1 where there is none, or it is infinite."""
     size = jnp.max(jnp.abs(samples), axis=-1, keepdims=True)
-    power = jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1)
+    # Its reciprocal must not be subnormal: XLA divides by multiplying.
+    exponent = jnp.minimum(jnp.frexp(size)[1] - 1, jnp.finfo(size.dtype).maxexp - 2)
+    power = jnp.ldexp(jnp.ones_like(size), exponent)
     return jnp.where((size > 0) & jnp.isfinite(size), power, 1.0)
 
 
@@ -155,9 +157,11 @@ def linearised_ratio(numerator: Array, denominator: Array) -> Array:
         denominator: Broadcastable to it.
     """
     denominator = jnp.broadcast_to(in_range(denominator), numerator.shape)
+    above, below = _power_of_two(numerator), _power_of_two(denominator)
+    numerator, denominator = numerator / above, denominator / below
     mean = denominator.mean(-1, keepdims=True)
     ratio = divide(numerator.mean(-1, keepdims=True), mean)
-    return ratio + divide(numerator - ratio * denominator, mean)
+    return (ratio + divide(numerator - ratio * denominator, mean)) * (above / below)
 
 
 def expanded_level(level: float, num_samples: int) -> float:

@@ -10,8 +10,8 @@ import optax
 
 from vaecausal_jax.interventions.constructors import set_to
 from vaecausal_jax.interventions.selection import concrete
-from vaecausal_jax.interventions.types import Interventions, poison
-from vaecausal_jax.sites import Array, Site, Sites
+from vaecausal_jax.interventions.types import Interventions, check_dtype, poison
+from vaecausal_jax.sites import Array, Site, Sites, summed_in
 
 
 def ablate_zero(sites: Sites, name: str, **where: Any) -> Interventions:
@@ -93,7 +93,7 @@ def ablate_resample_conditional(
         )
     row = jax.random.categorical(key, jnp.where(matches, 0.0, -jnp.inf))
     valid = jnp.any(matches) if host is None else None
-    return set_to(sites, name, poison(bank[row], valid), **where)
+    return set_to(sites, name, poison(bank[row], valid, "set of factors"), **where)
 
 
 def ablate_optimal(
@@ -152,8 +152,7 @@ def _as_numbers(name: str, bank: Any, site: Site) -> Array:
         raise ValueError(
             f"at site {name!r}: {site.dtype} values have no mean among them. Use ablate_resample."
         )
-    bank = _as_bank(name, bank, site)
-    return bank.astype(jnp.promote_types(bank.dtype, jnp.float32))
+    return _as_bank(name, bank, site).astype(summed_in(site.dtype))
 
 
 def _as_bank(name: str, bank: Any, site: Site) -> Array:
@@ -163,4 +162,5 @@ def _as_bank(name: str, bank: Any, site: Site) -> Array:
             f"at site {name!r}: bank has shape {bank.shape}, expected (samples, "
             f"{', '.join(map(str, site.shape))})."
         )
+    check_dtype(name, "bank", bank, site.dtype)
     return bank

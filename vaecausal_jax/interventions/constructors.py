@@ -1,5 +1,6 @@
 """Constructors that set, shift, scale, clamp, swap and steer the selected part of a site."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -215,12 +216,14 @@ def _holds(dtype: Any, value: bool | int | float | complex) -> bool:
         return True
     if isinstance(value, complex):
         return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return jnp.issubdtype(dtype, jnp.floating)
     if jnp.issubdtype(dtype, jnp.floating):
-        return not np.isfinite(value) or abs(value) <= float(jnp.finfo(dtype).max)
+        return abs(value) <= float(jnp.finfo(dtype).max)
     if dtype == jnp.bool_:
         return value in (0, 1)
     limits = jnp.iinfo(dtype)
-    return float(value).is_integer() and limits.min <= value <= limits.max
+    return value == int(value) and limits.min <= value <= limits.max
 
 
 def as_leaf(name: str, word: str, value: Any, site: Site) -> Array:

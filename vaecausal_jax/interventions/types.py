@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from vaecausal_jax.changes import Changed
-from vaecausal_jax.sites import Array, Site
+from vaecausal_jax.sites import Array, Site, summed_in
 
 Interventions = Mapping[str, Any]
 """Site name to an intervention, or a tuple of them applied in order."""
@@ -242,24 +242,25 @@ def basis_dtype(name: str, site: Site) -> Any:
             f"at site {name!r}: a subspace needs floating values, and the site is {site.dtype}. "
             "Use set_to, patch or swap_codes."
         )
-    return jnp.promote_types(site.dtype, jnp.float32)
+    return summed_in(site.dtype)
 
 
 def loud_value(dtype: Any) -> Any:
     """A value that cannot pass for a natural one; None for booleans and bytes, which have none."""
     if jnp.issubdtype(dtype, jnp.inexact):
-        return jnp.nan
+        return jnp.nan if jnp.finfo(dtype).bits > 8 else None  # Small floats may have none.
     if jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits > 8:
         return jnp.iinfo(dtype).max
     return None
 
 
-def poison(value: Array, valid: Array | None) -> Array:
+def poison(value: Array, valid: Array | None, what: str = "unit or position") -> Array:
     """The value, or where an index was out of range something that cannot pass unnoticed.
 
     Args:
         value: Of any dtype.
         valid: A scalar that is false where an index was out of range; None where all are known.
+        what: What ``valid`` is about, for messages.
 
     Raises:
         ValueError: An index that is known only as the program runs, and no value that would show
@@ -270,8 +271,7 @@ def poison(value: Array, valid: Array | None) -> Array:
     loud = loud_value(value.dtype)
     if loud is None:
         raise ValueError(
-            f"a traced unit or position cannot be used with {value.dtype} values: nothing in them "
-            "could show that it is out of range. Give a concrete index, or booleans as group= or "
-            "mask=."
+            f"a traced {what} cannot be used with {value.dtype} values: nothing in them could show "
+            "that it does not fit. Give it concretely, or booleans as group= or mask=."
         )
     return jnp.where(valid, value, jnp.asarray(loud, value.dtype))
