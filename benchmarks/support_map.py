@@ -49,8 +49,9 @@ DTYPES = (
 UNITS, IMAGES = 5, 6
 RNG = np.random.default_rng(0)
 FIRST, LAST = RNG.normal(size=(4, UNITS)), RNG.normal(size=(2 * UNITS, 3))
-X, DONOR_X = RNG.normal(size=(2, IMAGES, 4)).astype(np.float32)
-EPS = np.zeros((IMAGES, 1), np.float32)
+IMAGES_AND_DONORS: Any = RNG.normal(size=(2, IMAGES, 4)).astype(np.float32)
+X, DONOR_X = IMAGES_AND_DONORS
+EPS: Any = np.zeros((IMAGES, 1), np.float32)
 
 
 # The network.
@@ -202,7 +203,7 @@ class Setting(NamedTuple):
     donor: np.ndarray
 
 
-def wide(values: np.ndarray) -> np.ndarray:
+def wide(values: np.ndarray) -> Any:
     """In NumPy's widest type of the kind."""
     return values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
 

@@ -137,7 +137,7 @@ def model_inputs(mesh: Mesh, num_inputs: int) -> tuple[Any, ...]:
     return (params, *[x] * num_inputs, eps)
 
 
-def costs() -> tuple[dict[str, float], dict[str, float]]:
+def costs() -> tuple[dict[str, Any], dict[str, Any]]:
     """Operations of each layer for one image, and of a patch of one unit of each site."""
     params = jax.eval_shape(MODEL.init, jax.random.key(0))
     return layer_flops(MODEL, params), patch_flops(MODEL, params, clipped=True)
@@ -287,7 +287,7 @@ def examine(program: Program, mesh: Mesh) -> dict[str, Any]:
         start = time.perf_counter()
         lowered = jax.jit(program.function).lower(*program.arguments)
         traced = time.perf_counter()
-        compiled = lowered.compile()
+        compiled: Any = lowered.compile()
         done = time.perf_counter()
     if folder := os.environ.get("HLO_FOLDER"):
         pathlib.Path(folder, f"{time.time()}.txt").write_text(compiled.as_text())

@@ -426,8 +426,8 @@ def _check_labels(path: pathlib.Path, array: _Array) -> None:
 
     They are not in the manifest, and may be all that tells two sweeps apart: doses, for instance.
     """
-    saved, file = _saved(path, array), path / _chunk(array, 0)
-    if saved is None or not file.exists():
+    saved, file, labels = _saved(path, array), path / _chunk(array, 0), array.labels
+    if saved is None or labels is None or not file.exists():
         return
     try:
         found = np.frombuffer(file.read_bytes(), saved["dtype"])
@@ -439,10 +439,10 @@ def _check_labels(path: pathlib.Path, array: _Array) -> None:
         raise ValueError(
             f"{file} is damaged ({error}). Delete it, and it is written again."
         ) from error
-    if found.dtype.kind in "biuf" and np.array_equal(found, array.labels, equal_nan=True):
+    if found.dtype.kind in "biuf" and np.array_equal(found, labels, equal_nan=True):
         return
     # As text, in which NaN equals itself.
-    pairs = itertools.zip_longest(*(map(repr, a.tolist()) for a in (found, _texts(array.labels))))
+    pairs = itertools.zip_longest(*(map(repr, a.tolist()) for a in (found, _texts(labels))))
     for place, (old, new) in enumerate(pairs):
         if old != new:
             raise ValueError(
