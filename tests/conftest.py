@@ -34,11 +34,26 @@ OPTIMISED = {
 """Modules whose laws are about programs as XLA optimises them, or that train for long."""
 
 
+MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = 65_530 // 2
+"""Half of what Linux allows a process by default. Every compiled program keeps some; beyond the
+whole, XLA fails or crashes."""
+
+
+def num_maps() -> int:
+    """Memory maps of this process; 0 where the system does not tell."""
+    return MAPS.read_text().count("\n") if MAPS.exists() else 0
+
+
 @pytest.fixture(autouse=True, scope="module")
 def optimisation(request):
     """Most tests compile for longer than they run: elsewhere XLA optimises little."""
     name = request.module.__name__.rpartition(".")[2]
     jax.config.update("jax_disable_most_optimizations", name not in OPTIMISED)
+    yield
+    assert num_maps() < MOST_MAPS, f"{name} leaves {num_maps()} memory maps"
+    if num_maps() > MOST_MAPS // 4:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
