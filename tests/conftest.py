@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import jax
+import jax.experimental
 import pytest
 
 from vaecausal_jax.jax_versions import WITHOUT_FAULTY_SUMS, flags_for_small_programs
@@ -11,6 +12,9 @@ from vaecausal_jax.jax_versions import WITHOUT_FAULTY_SUMS, flags_for_small_prog
 # Read when the first device is asked for. Set XLA_FLAGS to test with others.
 if (flags := os.environ.get("XLA_FLAGS", "")) in ("", WITHOUT_FAULTY_SUMS):
     os.environ["XLA_FLAGS"] = f"{flags} {flags_for_small_programs()}".strip()
+
+if not hasattr(jax, "enable_x64"):  # It lay elsewhere before 0.8.
+    jax.enable_x64 = jax.experimental.enable_x64  # pyright: ignore
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
