@@ -19,7 +19,7 @@ the commands set, programs take 2 to 3 times as long to compile, and what is cou
         ...] [--json]
 
 Needs ``python -m pip install -e ".[test,tpu]"``. With ``--chips h100``, and jax-cuda13-plugin, the
-same programs are compiled for H100s.
+same programs are compiled for H100s. With HLO_FOLDER set, the compiled programs are kept there.
 
 Predicted: no collective inside any loop; none at all in the forward, the training steps and the
 unit sweeps, whose images or seeds stay where they are; small sums in the effect graph, for the

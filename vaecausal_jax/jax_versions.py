@@ -1,17 +1,17 @@
 """What differs between the versions of JAX that this library runs on: 0.7.0 to 0.12.0.
 
 Nothing else in the library asks which JAX it has. Each entry says which versions it is for, and is
-found by the feature itself, not by a version number; the one exception cannot be asked.
+found by the feature itself, not by a version number; flags and faults of XLA cannot be asked.
 """
 
 import importlib.metadata
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax._src import xla_bridge
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
@@ -154,8 +154,12 @@ def avoid_faulty_sums() -> None:
 
 
 def _devices_are_known() -> bool:
-    """Whether JAX has started its devices: not part of its public interface, 0.7 to 0.12."""
-    return xla_bridge.backends_are_initialized()
+    """Whether JAX has started its devices, asked of the versions of ``FAULTY_SUMS`` alone.
+
+    Not part of JAX's public interface, so it is looked up and not imported: a version without it
+    must not keep this library from being imported.
+    """
+    return sys.modules["jax._src.xla_bridge"].backends_are_initialized()
 
 
 def flags_for_small_programs() -> str:

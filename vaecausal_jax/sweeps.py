@@ -174,8 +174,9 @@ def _memory(mesh: Mesh | None) -> int:
     Only a device of this process can be asked. A mesh may have none: when a program is compiled for
     machines that are elsewhere.
     """
-    devices = jax.local_devices() if mesh is None else list(mesh.local_devices)
-    here = [device for device in devices if device in set(jax.local_devices())]
+    here = jax.local_devices()
+    if mesh is not None:
+        here = [device for device in mesh.devices.flat if device in here]
     stats = (here[0].memory_stats() if here else None) or {}
     return stats.get("bytes_limit", 16 << 30)
 
