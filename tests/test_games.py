@@ -318,7 +318,7 @@ BAD_CALLS = {
     ),
     "subsets of others": (
         lambda: played(FORWARD, WIDE, WIDE, subsets=games.all_subsets(3)),
-        r"\(8, 3\), expected \(subsets, 13 players\)",
+        r"bool\(8, 3\), expected booleans \(subsets, 13 players\)",
     ),
     "all subsets": (lambda: games.all_subsets(30), r"30 players, expected 1 \.\. 20"),
     "no game": (lambda: games.dividends(jnp.ones((6, 2))), r"2\^players, got shape \(6, 2\)"),

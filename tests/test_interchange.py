@@ -239,8 +239,8 @@ CODES = list_sites(
         (lambda: search_subspace(rotated, SITES, "h", 5), "rank is 5, expected 1 to 4"),
         (lambda: search_subspace(rotated, SITES, "hh", 1), "Did you mean 'h'"),
         (lambda: search_boundary(rotated, CODES, "codes"), "no directions"),
-        (lambda: aligned_group(SITES, "h", np.zeros(4, bool)), "some true"),
-        (lambda: aligned_group(SITES, "h", np.ones(3, bool)), r"must be booleans \(4,\)"),
+        (lambda: aligned_group(SITES, "h", np.zeros(4, bool)), "no unit is chosen"),
+        (lambda: aligned_group(SITES, "h", np.ones(3, bool)), r"booleans of shape \(4,\)"),
         (
             lambda: sample_interchanges(jax.random.key(0), Grid(), "e", 4, (), test=True),
             "no factor 'e'",

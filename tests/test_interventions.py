@@ -524,7 +524,7 @@ BAD_INPUTS = {
     ),
     "group empty": (
         lambda: vi.set_to(SITES, "dense", 1.0, group=[]),
-        "non-empty list of unit indices",
+        "no unit is chosen by",
     ),
     "group mask": (
         lambda: vi.set_to(SITES, "dense", 1.0, group=np.ones(2, bool)),
@@ -532,7 +532,7 @@ BAD_INPUTS = {
     ),
     "group traced": (
         lambda: jax.jit(lambda g: vi.set_to(SITES, "dense", 1.0, group=g))(jnp.array([0])),
-        r"a traced group must be booleans \(3,\)",
+        r"a traced group of units must be booleans \(3,\)",
     ),
     "position rank": (
         lambda: vi.set_to(SITES, "conv", 1.0, position=1),

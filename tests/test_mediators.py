@@ -396,7 +396,7 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
             lambda: mediation.mediate(
                 skipping, PARAMS, mediators.group(NET, "h"), jnp.ones((1, 4), bool), *RUNS
             ),
-            r"group has shape \(4,\), expected \(5,\)",
+            r"units are booleans of shape \(4,\), expected \(5,\)",
         ),
     ],
 )

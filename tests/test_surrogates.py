@@ -505,15 +505,15 @@ def test_arguments_that_do_not_fit_are_refused(names, changed, message):
         ),
         (
             lambda: vs.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0, 1, 1])),
-            r"subset must hold distinct indices from 0 to 4, got \[0 1 1\]",
+            "subset: run 1 is given more than once",
         ),
         (
             lambda: vs.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0, 1, 5])),
-            "distinct indices from 0 to 4",
+            "subset: run 5 is out of range; valid are 0 .. 4",
         ),
         (
             lambda: vs.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0, 1, -1])),
-            "distinct indices from 0 to 4",
+            "subset: run -1 is out of range",
         ),
         (lambda: vs.surrogate_agreement(jnp.ones((2, 3)), jnp.ones(3)), "need one shape"),
         (lambda: vs.surrogate_agreement(jnp.ones(1), jnp.ones(1)), "at least two effects"),

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
@@ -140,9 +141,10 @@ def latent_game(
                 "are not enumerated. Group units with players=, or sample with sample_orders."
             )
         subsets = all_subsets(len(players))
-    elif subsets.shape[1:] != players.shape[:1]:
+    elif subsets.shape[1:] != players.shape[:1] or subsets.dtype != bool:
         raise ValueError(
-            f"subsets has shape {subsets.shape}, expected (subsets, {len(players)} players)."
+            f"subsets is {subsets.dtype}{subsets.shape}, expected booleans (subsets, "
+            f"{len(players)} players)."
         )
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
 
@@ -248,7 +250,12 @@ def sample_orders(key: Array, num_players: int, num_orders: int) -> Array:
 
 
 def subsets_of_orders(orders: Array) -> Array:
-    """The sets met on the way, empty first: booleans (orders * (players + 1), players)."""
+    """The sets met on the way, empty first: booleans (orders * (players + 1), players).
+
+    Raises:
+        ValueError: Orders that do not hold every player once.
+    """
+    _check_orders(orders)
     num_players = orders.shape[1]
     rank = jnp.argsort(orders, axis=1)
     met = rank[:, None, :] < jnp.arange(num_players + 1)[None, :, None]
@@ -264,7 +271,11 @@ def shapley_of_orders(orders: Array, values: Array) -> SampledShapley:
     Args:
         orders: (orders, players), as from ``sample_orders``.
         values: (orders * (players + 1), ...).
+
+    Raises:
+        ValueError: Orders that do not hold every player once.
     """
+    _check_orders(orders)
     num_orders, num_players = orders.shape
     along = values.reshape(num_orders, num_players + 1, *values.shape[1:])
     rank = jnp.argsort(orders, axis=1).reshape(*orders.shape, *[1] * (values.ndim - 1))
@@ -272,6 +283,14 @@ def shapley_of_orders(orders: Array, values: Array) -> SampledShapley:
     pairs = gains.reshape(num_orders // 2, 2, *gains.shape[1:]).mean(1)
     error = pairs.std(0, ddof=1) / math.sqrt(len(pairs))
     return SampledShapley(pairs.mean(0), error)
+
+
+def _check_orders(orders: Array) -> None:
+    if np.ndim(orders) != 2:
+        raise ValueError(f"orders has shape {np.shape(orders)}, expected (orders, players).")
+    if not is_traced(orders):
+        for row in np.unique(np.sort(orders, axis=1), axis=0):
+            as_indices("orders", "player", row, len(row))
 
 
 def count_players(values: Array) -> int:

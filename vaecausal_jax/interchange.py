@@ -27,6 +27,7 @@ from vaecausal_jax import mediators
 from vaecausal_jax.data import Dataset, do_factor, images, sample_factors
 from vaecausal_jax.data.dataset import changeable_factor
 from vaecausal_jax.holdout import held_out
+from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.mediators import Mediator
@@ -344,24 +345,19 @@ def aligned_group(sites: Sites, name: str, members: Any) -> Alignment:
     Args:
         sites: The model's sites.
         name: The site.
-        members: Booleans (units,).
+        members: Unit indices, or booleans (units,).
 
     Raises:
         ValueError: A site without units, or members that do not fit.
     """
     mediator = mediators.group(sites, name)
-    members = np.asarray(members)
-    if members.dtype != bool or members.shape != (sites[name].num_units,) or not members.any():
-        raise ValueError(
-            f"members of {name!r} must be booleans ({sites[name].num_units},), some true, got "
-            f"{members.dtype}{members.shape}."
-        )
-    fixed = jnp.asarray(members)
+    chosen = as_indices(f"at site {name!r}", "unit", members, sites[name].num_units)
+    fixed = jnp.zeros(sites[name].num_units, bool).at[chosen].set(True)
     return Alignment(
         mediator,
         lambda key, params, inputs: fixed,
         lambda key: jax.random.permutation(key, fixed),
-        int(members.sum()),
+        len(chosen),
     )
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
 from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 
@@ -145,7 +146,7 @@ def unit_support_scores(
     natural: Array,
     donor: Array,
     *,
-    units: Array | None = None,
+    units: Any = None,
     neighbours: int = 5,
 ) -> Array:
     """``support_scores`` of every run with every unit patched from its donor: (units, images).
@@ -159,7 +160,7 @@ def unit_support_scores(
         name: The site; its units, or the positions of a site without.
         natural: (images, *site shape), activations of natural runs.
         donor: (images, *site shape), what each run's units are taken from.
-        units: Which units; all if None.
+        units: Which units, as in ``unit_starts``; all if None.
         neighbours: See ``support_scores``.
 
     Raises:
@@ -173,8 +174,9 @@ def unit_support_scores(
         )
     _check_bank(natural, natural, neighbours)
     natural, donor = _units_first(site, natural), _units_first(site, donor)
-    units = jnp.arange(len(natural)) if units is None else jnp.asarray(units)
-    return _unit_support(natural, donor, units, neighbours)
+    chosen, known = choose(f"at site {name!r}", "unit", units, len(natural))
+    scores = _unit_support(natural, donor, chosen, neighbours)
+    return scores if known is None else jnp.where(known[:, None], scores, jnp.nan)
 
 
 def check_subspace(

@@ -197,7 +197,7 @@ def unit_mediation(
     eps: Array,
     *,
     outcome: Outcome = outputs,
-    units: Array | None = None,
+    units: Any = None,
     block: Block | None = None,
     mesh: Mesh | None = None,
 ) -> Gram:
@@ -215,7 +215,7 @@ def unit_mediation(
         x1: Target inputs, (pairs, ...).
         eps: Noise, (pairs, ...), shared by all arms of a pair.
         outcome: Trace to the array of interest.
-        units: Which units; all if None.
+        units: Which units, as indices or as booleans; all if None.
         block: See ``sweep``; its contexts are pairs.
         mesh: See ``sweep``.
 

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import BoxPatch
-from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, Skip, sweep
+
+NO_START = -1
+"""In place of where a unit's box begins, where there is no such unit."""
 
 
 class Rows(NamedTuple):
@@ -44,7 +47,7 @@ def patch_units(
     effect: Callable[[Array, Rows], Any],
     *,
     outcome: Outcome = outputs,
-    units: Array | None = None,
+    units: Any = None,
     reduction: Reduction | None = None,
     block: Block | None = None,
     mesh: Mesh | None = None,
@@ -63,7 +66,8 @@ def patch_units(
         rows: The runs to patch.
         effect: (patched outcome, the row of the run) to what is kept of one run.
         outcome: Trace to the array of interest.
-        units: Which units (positions, where the site holds VQ codes); all if None.
+        units: Which units (positions, where the site holds VQ codes), as indices or booleans; all if
+            None.
         reduction: See ``sweep``.
         block: See ``sweep``.
         mesh: See ``sweep``.
@@ -80,20 +84,24 @@ def patch_units(
 def unit_starts(name: str, site: Site, units: Any = None) -> Array:
     """First index of each unit's box along every axis of its site, (units, rank).
 
+    ``NO_START`` where a traced unit is out of range.
+
+    Args:
+        name: The site's name, for messages.
+        site: The site.
+        units: Which units (positions, where there are no units), as in ``as_indices``; all if None.
+
     Raises:
-        ValueError: A unit out of range.
+        ValueError: A concrete unit out of range or repeated, or what indexes no units.
     """
     num_parts = site.num_units if site.unit_axis is not None else site.num_positions
-    host = np.arange(num_parts) if units is None else concrete(units)
-    if host is not None and ((host < 0) | (host >= num_parts)).any():
-        raise ValueError(
-            f"at site {name!r}: units {host.tolist()} are not all within 0 .. {num_parts - 1}."
-        )
-    units = jnp.asarray(host if units is None else units)
+    chosen, known = choose(f"at site {name!r}", "unit", units, num_parts)
     if site.unit_axis is None:
-        return jnp.stack(jnp.unravel_index(units, site.shape), axis=-1)
-    on_axis = jnp.arange(len(site.shape)) == site.unit_axis
-    return jnp.where(on_axis[None, :], units[:, None], 0)
+        starts = jnp.stack(jnp.unravel_index(chosen, site.shape), axis=-1)
+    else:
+        on_axis = jnp.arange(len(site.shape)) == site.unit_axis
+        starts = jnp.where(on_axis[None, :], chosen[:, None], 0)
+    return starts if known is None else jnp.where(known[:, None], starts, NO_START)
 
 
 def unit_patch(
@@ -106,7 +114,7 @@ def unit_patch(
 ) -> tuple[Callable[[Array, Rows], Any], Skip]:
     """The run of a sweep over units, and what it may skip: functions of a unit's start and a row.
 
-    ``unit_starts`` gives the points.
+    ``unit_starts`` gives the points. At ``NO_START`` the outcome is NaN.
     """
     size = tuple(
         1 if site.unit_axis in (None, axis) else length for axis, length in enumerate(site.shape)
@@ -115,10 +123,12 @@ def unit_patch(
     def run(start, row):
         inside = lax.dynamic_slice(row.donor, tuple(start), size)
         patch = {name: BoxPatch(row.natural, inside, tuple(start))}
-        return effect(measure(outcome, forward(params, row.x, row.eps, patch)), row)
+        patched = measure(outcome, forward(params, row.x, row.eps, patch))
+        is_unit = jnp.all(start != NO_START)
+        return effect(jax.tree.map(lambda y: jnp.where(is_unit, y, jnp.nan), patched), row)
 
     def changes(start, row):
         inside = [lax.dynamic_slice(a, tuple(start), size) for a in (row.donor, row.natural)]
-        return jnp.any(inside[0] != inside[1])
+        return jnp.any(inside[0] != inside[1]) | jnp.any(start == NO_START)
 
     return run, Skip(changes, lambda row: effect(row.clean, row))

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from vaecausal_jax.indices import check_index
 from vaecausal_jax.jax_versions import used_inputs
 from vaecausal_jax.sites import (
     Array,
@@ -74,6 +75,7 @@ class Node(NamedTuple):
 
     def take(self, value: Array, unit: Any) -> Array:
         """One unit of a value, without the axis of units."""
+        check_index("node", "unit", unit, self.num_units)
         if self.num_units == 1:
             return value
         if self.axis is None:
@@ -82,6 +84,7 @@ class Node(NamedTuple):
 
     def box(self, value: Array, unit: Any) -> tuple[Array, tuple[Any, ...]]:
         """One unit of a value with all axes, and the first index of that part along each."""
+        check_index("node", "unit", unit, self.num_units)
         if self.num_units == 1:
             return value, (0,) * len(self.shape)
         if self.axis is None:

@@ -21,8 +21,8 @@ from jax.scipy import stats
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
-from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.patching import Rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
@@ -483,15 +483,12 @@ def _check_rule(rule: Quadrature, site: Site) -> tuple[Array, Array]:
 
 
 def _check_subset(exact: Array, surrogate: Array, subset: Any) -> None:
-    num, total = exact.shape[-1:], surrogate.shape[-1:]
-    fits = exact.shape[:-1] == surrogate.shape[:-1] and jnp.shape(subset) == num
+    num, total, given = exact.shape[-1:], surrogate.shape[-1:], np.shape(subset)
+    fits = exact.shape[:-1] == surrogate.shape[:-1] and given == num
     if not fits or not (3,) <= num <= total:
         raise ValueError(
-            f"exact {exact.shape}, surrogate {surrogate.shape} and subset {jnp.shape(subset)} must "
+            f"exact {exact.shape}, surrogate {surrogate.shape} and subset {given} must "
             "be (..., n), (..., N) and (n,) with 3 <= n <= N."
         )
-    host = concrete(subset)
-    if host is not None and (
-        len(np.unique(host)) < len(host) or not 0 <= host.min() <= host.max() < total[0]
-    ):
-        raise ValueError(f"subset must hold distinct indices from 0 to {total[0] - 1}, got {host}.")
+    if not is_traced(subset):
+        as_indices("subset", "run", subset, total[0])

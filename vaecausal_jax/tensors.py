@@ -181,7 +181,7 @@ def mediation_tensor(
     *,
     outcome: Outcome = outputs,
     change: Change = difference,
-    units: Array | None = None,
+    units: Any = None,
     block: Block | None = None,
     mesh: Mesh | None = None,
 ) -> Array:
@@ -198,7 +198,7 @@ def mediation_tensor(
         pairs: Minimal pairs of every factor.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
         change: Columns before and after to signed changes: ``readout.change``.
-        units: Which units (or positions); all if None.
+        units: Which units (or positions), as indices or as booleans; all if None.
         block: See ``sweep``; its contexts are pairs.
         mesh: See ``sweep``.
     """

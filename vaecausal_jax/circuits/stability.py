@@ -16,6 +16,7 @@ from scipy import special
 from vaecausal_jax.circuits.evaluation import random_circuits
 from vaecausal_jax.circuits.scorers import Samples
 from vaecausal_jax.circuits.tasks import Masks, Scores
+from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import poisson_weights
 from vaecausal_jax.sites import Array
 
@@ -155,7 +156,11 @@ def align_circuit(circuit: Masks, order: Mapping[str, ArrayLike]) -> dict[Any, n
     """
 
     def along(name, size):
-        return np.asarray(order.get(name, np.arange(size)))
+        given = order.get(name, np.arange(size))
+        chosen = as_indices(f"order at {name!r}", "unit", given, size)
+        if len(chosen) < size:
+            raise ValueError(f"order at {name!r} has {len(chosen)} units, expected all {size}.")
+        return chosen
 
     aligned = {}
     for key, mask in circuit.items():

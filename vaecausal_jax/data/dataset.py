@@ -14,6 +14,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vaecausal_jax.indices import check_index
+
 _MAX_INDEX = 2**31 - 1
 
 
@@ -117,7 +119,7 @@ def factor_position(data: Dataset, name: str) -> int:
     """
     names = factor_names(data)
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+        nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
         raise ValueError(f"no factor {name!r}: did you mean {nearest!r}? Factors: {names}.")
     return names.index(name)
 
@@ -176,6 +178,8 @@ def factors_at(data: Dataset, index: int | jax.Array | np.ndarray) -> jax.Array:
       ValueError: a concrete index outside the data set (under `jit` values cannot be checked).
     """
     strides, total = _strides(data), num_images(data)
+    if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
+        raise ValueError(f"image indices are integers, got {jnp.result_type(index)}.")
     if not isinstance(index, jax.core.Tracer):
         concrete = np.asarray(index)
         wrong = concrete[(concrete < 0) | (concrete >= total)]
@@ -220,8 +224,17 @@ def do_factor(
     """Set the factor at `position` of levels (..., factor) to `level` (...), and nothing else.
 
     The factors of these worlds are independent causes, so this is do(factor = level).
+
+    Raises:
+      ValueError: a position that is no integer or out of range, or a level that is no integer.
     """
-    return jnp.asarray(factors).at[..., position].set(level)
+    rows = jnp.asarray(factors)
+    if not rows.ndim:
+        raise ValueError(f"expected factors of shape (..., factor), got {rows.shape}.")
+    check_index("do_factor", "position", position, rows.shape[-1])
+    if not jnp.issubdtype(jnp.result_type(level), jnp.integer):
+        raise ValueError(f"levels are integers, got {jnp.result_type(level)}.")
+    return rows.at[..., position].set(level)
 
 
 def changeable_factor(data: Dataset, factor_name: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ and interventions: close them over any model of this library or your own.
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -33,7 +34,8 @@ def latent_responses(respond: Function, codes: Array, donors: Array) -> Array:
     Returns:
         (intervened latent, responding latent).
     """
-    _check_pair(codes, donors)
+    codes, donors = _as_codes("codes", codes), _as_codes("donors", donors)
+    _check_shape("donors", donors.shape, codes.shape)
     natural = jax.vmap(respond)(codes)
 
     def at_latent(latent):
@@ -92,7 +94,18 @@ def causal_disentanglement_score(responses: Array) -> Score:
     Returns:
         Score whose parts are the latents' shares (NaN for one that never moves) and whose matrix is
         the responses, (latents, factors).
+
+    Raises:
+        ValueError: Fewer than two factors; or concrete responses that are negative, not finite, or
+            all zero.
     """
+    if responses.ndim != 2 or len(responses) < 2:
+        raise ValueError(
+            f"responses have shape {responses.shape}, expected (factors, latents) with at least 2 "
+            "factors: to one factor every share is 1."
+        )
+    if not isinstance(responses, jax.core.Tracer):
+        _check_responses(np.asarray(responses))
     largest, total = jnp.max(responses, axis=0), jnp.sum(responses, axis=0)
     parts = jnp.where(total > 0, largest / jnp.where(total > 0, total, 1.0), jnp.nan)
     return Score(jnp.sum(largest) / jnp.sum(total), parts, responses.T)
@@ -109,6 +122,9 @@ def top_latents(association: ArrayLike, num_latents: int = 1) -> np.ndarray:
         (factors, latents) of booleans.
     """
     matrix = np.asarray(association).T
+    if np.isnan(matrix).any():
+        factor, latent = np.argwhere(np.isnan(matrix))[0]
+        raise ValueError(f"association[{latent}, {factor}] is nan, expected a number.")
     if not 1 <= num_latents <= matrix.shape[1]:
         raise ValueError(f"num_latents is {num_latents}, expected 1 to {matrix.shape[1]}.")
     order = np.argsort(-matrix, axis=1, kind="stable")
@@ -124,15 +140,25 @@ def unconfoundedness(chosen: ArrayLike) -> float:
     of factors; two empty sets do not overlap.
 
     Args:
-        chosen: Which latents each factor has, (factors, latents), as from ``top_latents``.
+        chosen: Which latents each factor has, booleans (factors, latents), as from ``top_latents``.
     """
-    sets = np.asarray(chosen, bool)
+    sets = _as_sets(chosen)
     if sets.ndim != 2 or len(sets) < 2:
         raise ValueError(f"chosen has shape {sets.shape}, expected (two or more factors, latents).")
     first, second = np.triu_indices(len(sets), 1)
     both = (sets[first] & sets[second]).sum(axis=1)
     either = (sets[first] | sets[second]).sum(axis=1)
     return float(1.0 - np.mean(both / np.maximum(either, 1)))
+
+
+def _as_sets(chosen: ArrayLike) -> np.ndarray:
+    sets = np.asarray(chosen)
+    if sets.dtype != bool:
+        raise ValueError(
+            f"chosen is {sets.dtype}{sets.shape}, expected booleans (factors, latents), as from "
+            "top_latents."
+        )
+    return sets
 
 
 def counterfactual_generativeness(
@@ -148,19 +174,21 @@ def counterfactual_generativeness(
         readout: Code to factor readouts, (latents,) to (factors,).
         codes: (samples, latents).
         baseline: Reference value of each latent, such as its mean, (latents,).
-        chosen: Which latents each factor has, (factors, latents).
+        chosen: Which latents each factor has, booleans (factors, latents).
 
     Returns:
         Score whose parts are the factors' and whose matrix holds both effects, (factors, 2): of
         the own latents and of the others.
     """
-    own = jnp.asarray(chosen, bool)
+    own = jnp.asarray(_as_sets(chosen))
+    codes = _as_codes("codes", codes)
+    _check_finite("baseline", baseline)
     natural = jax.vmap(readout)(codes)
     _check_shape("chosen", own.shape, (natural.shape[1], codes.shape[1]))
-    _check_shape("baseline", baseline.shape, (codes.shape[1],))
+    _check_shape("baseline", np.shape(baseline), (codes.shape[1],))
 
     def effect(mask, factor):
-        held = jnp.where(mask[None, :], baseline[None, :], codes)
+        held = jnp.where(mask[None, :], jnp.asarray(baseline)[None, :], codes)
         return jnp.mean(natural[:, factor] - jax.vmap(readout)(held)[:, factor])
 
     factors = jnp.arange(len(own))
@@ -184,8 +212,11 @@ def causal_effects(readout: Function, codes: Array, low: Array, high: Array) -> 
     Returns:
         (latents, factors).
     """
+    codes = _as_codes("codes", codes)
+    low, high = jnp.asarray(low), jnp.asarray(high)
     for name, values in (("low", low), ("high", high)):
         _check_shape(name, values.shape, (codes.shape[1],))
+        _check_finite(name, values)
 
     def at_latent(latent):
         def mean_at(value):
@@ -222,12 +253,40 @@ def _mean_where(values: Array, mask: Array) -> Array:
     return jnp.where(number > 0, total / jnp.maximum(number, 1), jnp.nan)
 
 
-def _check_pair(codes: Array, donors: Array) -> None:
-    if codes.ndim != 2 or codes.shape != donors.shape:
+def _check_responses(responses: np.ndarray) -> None:
+    wrong = ~np.isfinite(responses) | (responses < 0)
+    if wrong.any():
+        factor, latent = np.argwhere(wrong)[0]
         raise ValueError(
-            f"codes have shape {codes.shape} and donors {donors.shape}, expected the same "
-            "(samples, latents)."
+            f"responses[{factor}, {latent}] is {responses[factor, latent]}, expected a finite "
+            "number, at least 0."
         )
+    if not responses.any():
+        raise ValueError("no latent responds to any factor: there is nothing to take shares of.")
+
+
+def _as_codes(name: str, codes: ArrayLike) -> Array:
+    """(samples, latents) in JAX, of floats: an integer could not be set to a value between."""
+    if not isinstance(codes, jax.core.Tracer):
+        codes = np.asarray(codes)
+        codes = codes.astype(codes.dtype.newbyteorder("="), copy=False)
+    if np.ndim(codes) != 2 or not np.size(codes):
+        raise ValueError(
+            f"{name} have shape {np.shape(codes)}, expected (samples, latents), at least one each."
+        )
+    _check_finite(name, codes)
+    array = jnp.asarray(codes)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def _check_finite(name: str, values: ArrayLike) -> None:
+    """Of concrete values; traced ones cannot be looked at."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    table = np.asarray(values)
+    if not np.isfinite(table).all():
+        place = np.argwhere(~np.isfinite(table))[0].tolist()
+        raise ValueError(f"{name}{place} is {table[tuple(place)]}, expected finite.")
 
 
 def _check_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:

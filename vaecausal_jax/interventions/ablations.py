@@ -1,6 +1,6 @@
 """Constructors that take a unit's information away: what it is replaced by is the difference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vaecausal_jax.indices import as_mask, concrete
 from vaecausal_jax.interventions.constructors import set_to
-from vaecausal_jax.interventions.selection import concrete
 from vaecausal_jax.interventions.types import Interventions, check_dtype, poison
 from vaecausal_jax.sites import Array, Site, Sites, summed_in
 
@@ -55,7 +55,7 @@ def ablate_resample_conditional(
     *,
     bank_factors: Any,
     factors: Any,
-    free: int | Sequence[int],
+    free: Any,
     **where: Any,
 ) -> Interventions:
     """Sets the selected part to that of a sample which shares all factors but the free ones.
@@ -67,7 +67,7 @@ def ablate_resample_conditional(
         bank: (samples, *site shape).
         bank_factors: (samples, factors) integer levels of the bank's images.
         factors: (factors,) levels of the image intervened on.
-        free: Position or positions of the factors that may differ.
+        free: Position or positions of the factors that may differ, or booleans (factors,).
         **where: See ``select``.
 
     Raises:
@@ -82,9 +82,8 @@ def ablate_resample_conditional(
             f"at site {name!r}: bank_factors has shape {bank_factors.shape} and factors "
             f"{factors.shape}, expected ({bank.shape[0]}, F) and (F,)."
         )
-    held = np.ones(factors.shape[0], bool)
-    held[np.asarray(free)] = False
-    matches = jnp.all((bank_factors == factors[None, :]) | ~jnp.asarray(held)[None, :], axis=1)
+    may_differ = as_mask(f"at site {name!r}", "free factor", free, len(factors))
+    matches = jnp.all((bank_factors == factors[None, :]) | may_differ[None, :], axis=1)
     host = concrete(matches)
     if host is not None and not host.any():
         raise ValueError(

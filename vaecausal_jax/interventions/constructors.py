@@ -7,7 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.interventions.selection import concrete, select
+from vaecausal_jax.indices import concrete
+from vaecausal_jax.interventions.selection import select
 from vaecausal_jax.interventions.types import (
     Affine,
     Clamp,

@@ -9,6 +9,7 @@ import numpy as np
 
 from vaecausal_jax import layers
 from vaecausal_jax.changes import whole
+from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions import Interventions
 from vaecausal_jax.models.model import NO_INTERVENTIONS
 from vaecausal_jax.sites import Array, Forward, Sites, Tape, Trace
@@ -209,8 +210,7 @@ def changed_only(factors0: Array, factors1: Array, factor: int) -> Array:
         ValueError: No such factor.
     """
     num_factors = factors0.shape[1]
-    if not 0 <= factor < num_factors:
-        raise ValueError(f"factor must lie in 0 .. {num_factors - 1}, got {factor}.")
+    check_index("changed_only", "factor", factor, num_factors)
     return jnp.where((jnp.arange(num_factors) == factor)[None], factors1, factors0)
 
 
