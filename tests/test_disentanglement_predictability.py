@@ -264,8 +264,8 @@ BAD_CALLS = {
         "factor 0 is constant",
     ),
     "one level to train on": (
-        lambda: dci.dci_forest(CODES, np.arange(30)[:, None] // 20),
-        "factor 0 has one level",
+        lambda: dci.split_train_test(CODES, np.arange(30)[:, None] // 20, None),
+        "factor 0 has one level in the first 20 of 30 rows",
     ),
     "one factor": (
         lambda: predictability.beta_vae_score(KEY, CODES, FACTORS[:, :1]),

@@ -35,7 +35,11 @@ def latent_responses(respond: Function, codes: Array, donors: Array) -> Array:
         (intervened latent, responding latent).
     """
     codes, donors = _as_codes("codes", codes), _as_codes("donors", donors)
-    _check_shape("donors", donors.shape, codes.shape)
+    if codes.shape != donors.shape:
+        raise ValueError(
+            f"codes have shape {codes.shape} and donors {donors.shape}, expected the same "
+            "(samples, latents)."
+        )
     natural = jax.vmap(respond)(codes)
 
     def at_latent(latent):
@@ -266,7 +270,10 @@ def _check_responses(responses: np.ndarray) -> None:
 
 
 def _as_codes(name: str, codes: ArrayLike) -> Array:
-    """(samples, latents) in JAX, of floats: an integer could not be set to a value between."""
+    """(samples, latents) in JAX, of floats of 32 bits or more.
+
+    An integer could not be set to a value between, and squares overflow in half precision.
+    """
     if not isinstance(codes, jax.core.Tracer):
         codes = np.asarray(codes)
         codes = codes.astype(codes.dtype.newbyteorder("="), copy=False)
@@ -276,7 +283,7 @@ def _as_codes(name: str, codes: ArrayLike) -> Array:
         )
     _check_finite(name, codes)
     array = jnp.asarray(codes)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _check_finite(name: str, values: ArrayLike) -> None:

@@ -14,7 +14,12 @@ from jax.typing import ArrayLike
 from scipy import stats
 from sklearn import ensemble, linear_model
 
-from vaecausal_jax.disentanglement.arrays import check_codes, factor_levels, split_rows
+from vaecausal_jax.disentanglement.arrays import (
+    check_codes,
+    check_row_order,
+    factor_levels,
+    split_rows,
+)
 from vaecausal_jax.disentanglement.boosted_trees import fit_boosted_trees
 
 _SMALL = 1e-11
@@ -62,17 +67,25 @@ class Split(NamedTuple):
 
 
 def split_train_test(
-    codes: ArrayLike, factors: ArrayLike, num_train: int | None, *, least: int = 1
+    codes: ArrayLike,
+    factors: ArrayLike,
+    num_train: int | None,
+    *,
+    least: int = 1,
+    least_factors: int = 1,
 ) -> Split:
     """The first ``num_train`` rows to train on, two thirds if None, and the others to test on.
 
     Raises:
-        ValueError: Codes or factors of the wrong shape, fewer codes than ``least``, no rows left,
-            or a factor with one level among the training rows.
+        ValueError: Codes or factors of the wrong shape, fewer codes or factors than asked for, no
+            rows left, rows that are sorted or grouped (``arrays.check_row_order``), or a factor
+            with one level among the training rows.
     """
     codes = np.asarray(check_codes(codes, least=least))
     num_train = split_rows(len(codes), num_train)
-    everything = factor_levels(factors, len(codes))
+    everything = factor_levels(factors, len(codes), least=least_factors)
+    check_row_order(codes, factors, num_train)
+    _check_varies(everything.index[:num_train], f"the first {num_train} of {len(codes)} rows")
     train = factor_levels(everything.index[:num_train], num_train)
     known = np.full((max(everything.sizes), len(train.sizes)), -1)
     np.put_along_axis(known, everything.index[:num_train], train.index, axis=0)
@@ -88,15 +101,25 @@ def disentanglement(importance: ArrayLike) -> tuple[float, np.ndarray]:
     weight (one public implementation stops at the first and gives all later codes none either).
 
     Args:
-        importance: (codes, factors), non-negative.
+        importance: (codes, factors), non-negative; two factors or more.
+
+    Raises:
+        ValueError: A single factor, whose entropy has no base; or importances that are negative or
+            not finite.
     """
-    matrix = np.asarray(importance, np.float64)
-    return _concentration(matrix)
+    return _concentration(_importances(importance), "factor")
 
 
 def completeness(importance: ArrayLike) -> tuple[float, np.ndarray]:
-    """C and C_j: as ``disentanglement`` of the columns, with entropies in base K."""
-    return _concentration(np.asarray(importance, np.float64).T)
+    """C and C_j: as ``disentanglement`` of the columns, with entropies in base K.
+
+    Args:
+        importance: (codes, factors), non-negative; two codes or more.
+
+    Raises:
+        ValueError: A single code; or importances that are negative or not finite.
+    """
+    return _concentration(_importances(importance).T, "code")
 
 
 def dci_gbt(
@@ -123,7 +146,7 @@ def dci_gbt(
     """
     state = np.random.RandomState(seed)
     return _from_predictors(
-        split_train_test(codes, factors, num_train),
+        split_train_test(codes, factors, num_train, least=2, least_factors=2),
         lambda: ensemble.GradientBoostingClassifier(random_state=state),
         lambda model: model.feature_importances_,
     )
@@ -153,7 +176,7 @@ def dci_boosted(
     Raises:
         ValueError: See ``split_train_test``.
     """
-    split = split_train_test(codes, factors, num_train)
+    split = split_train_test(codes, factors, num_train, least=2, least_factors=2)
     fit = fit_boosted_trees(*split, num_rounds=num_rounds, learning_rate=learning_rate)
     return _summary(fit.importance, fit.train_accuracy, fit.test_accuracy)
 
@@ -205,7 +228,7 @@ def dci_forest(
     """
     state = np.random.RandomState(seed)
     return _from_predictors(
-        split_train_test(codes, factors, num_train),
+        split_train_test(codes, factors, num_train, least=2, least_factors=2),
         lambda: ensemble.RandomForestClassifier(num_trees, max_depth=max_depth, random_state=state),
         lambda model: model.feature_importances_,
     )
@@ -231,9 +254,12 @@ def dci_lasso(
     Raises:
         ValueError: See ``split_train_test``.
     """
-    codes = np.asarray(check_codes(codes))
+    codes = np.asarray(check_codes(codes, least=2))
     num_train = split_rows(len(codes), num_train)
-    levels = factor_levels(factors, len(codes)).index.astype(np.float64)
+    levels = factor_levels(factors, len(codes), least=2).index.astype(np.float64)
+    check_row_order(codes, factors, num_train)
+    _check_varies(levels[:num_train], f"the first {num_train} of {len(codes)} rows")
+    _check_varies(levels[num_train:], f"the last {len(codes) - num_train} rows, which test")
     train, test = standardise(codes[:num_train], codes[num_train:])
     train_target, test_target = standardise(levels[:num_train], levels[num_train:])
     model = linear_model.Lasso(alpha=alpha).fit(train, train_target)
@@ -247,14 +273,52 @@ def dci_lasso(
 
 
 def standardise(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both, centred and scaled by the training rows; a constant column becomes zeros."""
-    mean = train.mean(axis=0, keepdims=True)
-    scale = train.std(axis=0, keepdims=True)
+    """Both, centred and scaled by the training rows; a constant column becomes zeros.
+
+    In the precision given; in double, with columns scaled to one first, where squares would
+    overflow or vanish in that.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        mean = train.mean(axis=0, keepdims=True)
+        scale = train.std(axis=0, keepdims=True)
+    lost = ~np.isfinite(scale) | ((scale == 0) & (train != train[:1]).any(axis=0))
+    if lost.any():
+        size = np.abs(train.astype(np.float64)).max(axis=0, keepdims=True)
+        size = np.where(size > 0, size, 1.0)
+        return standardise(train / size, test / size)
     scale = np.where(scale > 0, scale, 1.0)
     return (train - mean) / scale, (test - mean) / scale
 
 
-def _concentration(matrix: np.ndarray) -> tuple[float, np.ndarray]:
+def _check_varies(levels: np.ndarray, where: str) -> None:
+    constant = (levels == levels[:1]).all(axis=0)
+    if constant.any():
+        raise ValueError(
+            f"factor {np.argmax(constant)} has one level in {where}, so nothing can be known about "
+            "it there: give more rows, shuffle codes and factors together, or leave the column out."
+        )
+
+
+def _importances(importance: ArrayLike) -> np.ndarray:
+    matrix = np.asarray(importance, np.float64)
+    if matrix.ndim != 2 or not matrix.size:
+        raise ValueError(f"importance has shape {matrix.shape}, expected (codes, factors).")
+    wrong = ~np.isfinite(matrix) | (matrix < 0)
+    if wrong.any():
+        code, factor = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"importance[{code}, {factor}] is {matrix[code, factor]}, expected a finite number, at "
+            "least 0."
+        )
+    return matrix
+
+
+def _concentration(matrix: np.ndarray, word: str) -> tuple[float, np.ndarray]:
+    if matrix.shape[1] < 2:
+        raise ValueError(
+            f"importance is of one {word}, expected 2 or more: how it is spread over one says "
+            "nothing, and its entropy has no base."
+        )
     parts = 1.0 - stats.entropy(matrix + _SMALL, axis=1, base=matrix.shape[1])
     weights = matrix.sum(axis=1)
     weights = weights if weights.sum() > 0 else np.ones_like(weights)

@@ -19,6 +19,9 @@ from vaecausal_jax.disentanglement.arrays import Levels, Score, check_codes, fac
 from vaecausal_jax.disentanglement.mutual_information import discretise
 from vaecausal_jax.sites import Array
 
+GREATEST_CODE = 1e15
+"""Beyond this spread the variances of codes overflow single precision, or their ratios do."""
+
 
 class Groups(NamedTuple):
     """Rows of a table that agree on something, one grouping a factor.
@@ -56,7 +59,7 @@ def factor_vae_score(
     Args:
         key: Typed PRNG key.
         codes: (rows, codes); may be traced.
-        factors: (rows, factors), of levels.
+        factors: (rows, factors), two or more, of levels.
         num_train: Votes that make the table.
         num_eval: Votes that test it.
         batch_size: Rows a vote.
@@ -67,9 +70,10 @@ def factor_vae_score(
         training votes.
 
     Raises:
-        ValueError: Codes or factors of the wrong shape, or a factor with one level.
+        ValueError: Codes or factors of the wrong shape, a factor with one level, or codes whose
+            variances overflow single precision.
     """
-    codes, levels = _codes_and_levels(codes, factors)
+    codes, levels = _codes_and_levels(codes, factors, least=2)
     groups = group_rows(levels.index)
     sizes = (num_train, num_eval, batch_size)
     return Score(*_vote(key, codes, groups, None, sizes, threshold, -1))
@@ -221,6 +225,13 @@ def _codes_and_levels(
     if isinstance(checked, np.ndarray):
         # No score here depends on a code's origin, and single precision does.
         checked = checked.astype(np.float64) - checked[:1]
+        largest = np.abs(checked).max(axis=0)
+        if largest.max() > GREATEST_CODE:
+            raise ValueError(
+                f"code {np.argmax(largest)} spreads over {largest.max():.3g}, expected less than "
+                f"{GREATEST_CODE:g}, beyond which variances overflow single precision: divide the "
+                "codes by a common number."
+            )
     return jnp.asarray(checked, jnp.result_type(float)), levels
 
 

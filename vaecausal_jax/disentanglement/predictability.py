@@ -114,7 +114,14 @@ def explicitness(
     split = split_train_test(codes, factors, num_train)
     train, test = standardise(split.train_codes, split.test_codes)
     train_parts, parts = [], []
-    for train_level, test_level in zip(split.train_levels.T, split.test_levels.T, strict=True):
+    for j, test_level in enumerate(split.test_levels.T):
+        train_level = split.train_levels[:, j]
+        if (test_level == test_level[0]).all() or (test_level < 0).all():
+            raise ValueError(
+                f"factor {j} has one level, or only levels that training did not see, in the "
+                f"{len(test_level)} rows that test: there is no area under a ROC curve. Give more "
+                "rows, or shuffle codes and factors together."
+            )
         model = SoftmaxRegression(train, train_level)
         train_parts.append(_area(model.probabilities(train), train_level))
         parts.append(_area(model.probabilities(test), test_level))

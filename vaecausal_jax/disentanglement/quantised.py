@@ -53,10 +53,11 @@ def infomec(codes: ArrayLike, factors: ArrayLike) -> InfoMEC:
     """
     codes = np.asarray(check_codes(codes))
     levels = factor_levels(factors, len(codes), least=2)
-    active = np.ptp(codes, axis=0) > 0
+    active = (codes != codes[:1]).any(axis=0)
     _need_active(active)
     matrix = np.zeros((codes.shape[1], len(levels.sizes)))
-    quantised = factor_levels(codes[:, active], len(codes))
+    names = [f"code {i}" for i in np.flatnonzero(active)]
+    quantised = factor_levels(codes[:, active], len(codes), names=names)
     info = joint_information(quantised, levels)
     matrix[active] = np.asarray(info.mutual) / np.asarray(info.factor_entropy)
     one_hot = preprocessing.OneHotEncoder().fit_transform(quantised.index)
@@ -85,6 +86,12 @@ def infomec_continuous(
     spread = np.ptp(codes, axis=0)
     active = spread > spread.max() / 20
     _need_active(active)
+    for j, column in enumerate(levels.index.T):
+        if np.bincount(column).max() < 2:
+            raise ValueError(
+                f"factor {j} has no level with two rows, and the estimate looks for neighbours "
+                "within a level: give more rows, or bin the factor more coarsely."
+            )
     scaled, _ = standardise(codes, codes)
     columns = []
     for column in levels.index.T:

@@ -105,6 +105,12 @@ def _udr(
             f"codes have shape {stacked.shape} and kl {divergence.shape}, expected (models, rows, "
             "codes) with two models or more, and (models, codes)."
         )
+    if not np.isfinite(divergence).all():
+        model, code = np.argwhere(~np.isfinite(divergence))[0]
+        raise ValueError(
+            f"kl[{model}, {code}] is {divergence[model, code]}, expected finite: leave out models "
+            "that diverged."
+        )
     active = divergence > threshold
     scaled = [
         _standardise(check_codes(model)) * on[None, :]

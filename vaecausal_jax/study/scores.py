@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from vaecausal_jax.disentanglement.interventional import GREATEST_CODE
 from vaecausal_jax.disentanglement.suite import score_suite
 from vaecausal_jax.sites import Array
 
@@ -45,12 +46,12 @@ def score_models(
     Returns:
         Score name (``mig``, ``dci_fast_disentanglement``, ...) to (models,), and
         ``<name>/chance``: the same score where the factors are shuffled, (models,). NaN for
-        models whose codes are not finite, such as those that diverged.
+        models whose codes are not finite or beyond 1e15, such as those that diverged.
     """
     columns: dict[str, np.ndarray] = {}
     for done, model_codes in enumerate(codes):
         progress(done, len(codes))
-        if not np.isfinite(model_codes).all():
+        if not float(np.abs(model_codes).max(initial=0)) < GREATEST_CODE:  # NaN is not less.
             continue
         for name, value in _score(key, model_codes, factors).items():
             columns.setdefault(name, np.full(len(codes), np.nan))[done] = value
