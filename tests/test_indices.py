@@ -122,7 +122,9 @@ SEVERAL = {
         units=given,
     ),
     "aligned_group(members)": lambda given: interchange.aligned_group(SITES, "h", given).fit(
-        None, None, None
+        jax.random.key(0),
+        None,
+        None,  # pyright: ignore
     ),
 }
 """What takes a list, of four to choose from."""
@@ -271,24 +273,24 @@ def test_doing_a_factor_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="position 3 is out of range"):
         dataset.do_factor(levels, 3, 1)
     with pytest.raises(ValueError, match="levels are integers, got float32"):
-        dataset.do_factor(levels, 0, 1.5)
+        dataset.do_factor(levels, 0, 1.5)  # pyright: ignore
     data = sprites()
     with pytest.raises(ValueError, match="image indices are integers"):
-        dataset.factors_at(data, 1.5)
+        dataset.factors_at(data, 1.5)  # pyright: ignore
     with pytest.raises(ValueError, match="no factor 3"):
-        dataset.factor_position(data, 3)
+        dataset.factor_position(data, 3)  # pyright: ignore
 
 
 def test_sets_and_orders_are_not_taken_for_each_other():
     with pytest.raises(ValueError, match=r"chosen is int64\(2, 1\), expected booleans"):
-        causal.unconfoundedness([[0], [1]])
+        causal.unconfoundedness(np.array([[0], [1]]))
     with pytest.raises(ValueError, match="player 1 is given more than once"):
         games.subsets_of_orders(jnp.array([[0, 1, 1]]))
     with pytest.raises(ValueError, match=r"subsets is int32\(1, 4\), expected booleans"):
         games.latent_game(*RUNS, subsets=jnp.ones((1, 4), int))
     with pytest.raises(ValueError, match="unit 0 is given more than once"):
-        stability.align_circuit({"h": np.ones(3, bool)}, {"h": [0, 0, 1]})
+        stability.align_circuit({"h": np.ones(3, bool)}, {"h": np.array([0, 0, 1])})
     with pytest.raises(ValueError, match="has 2 units, expected all 3"):
-        stability.align_circuit({"h": np.ones(3, bool)}, {"h": [0, 1]})
+        stability.align_circuit({"h": np.ones(3, bool)}, {"h": np.array([0, 1])})
     with pytest.raises(ValueError, match="run 1.5|are"):
         surrogates.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0.0, 1.0, 2.0]))

@@ -364,7 +364,7 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
             lambda s, x, e: strengths.strength_samples(
                 quantised, BOOK, s, "latent/pre", x, e, x[:2]
             ),
-            "donor holds 2 values, expected one an image: 3",
+            "donor has 2",
         ),
         (
             lambda s, x, e: strengths.strength_samples(

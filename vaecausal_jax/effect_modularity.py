@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.effects import check_values, clean_runs
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.patching import Rows, patch_units
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure
 from vaecausal_jax.sweeps import Block
 
@@ -83,7 +84,8 @@ def activation_changes(
         ValueError: A site to read that the forward reaches before the one intervened on, where no
             change is possible; or values that do not fit.
     """
-    check_values(sites, name, len(x), donor=donor, base=base)
+    check_rows(x=x, eps=eps, donor=donor, base=base)
+    check_values(sites, name, donor=donor, base=base)
     outcome = _reading(sites, read, name) if isinstance(read, str) else read
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import Rows, patch_units
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.sweeps import Block
 
@@ -72,7 +73,8 @@ def resample_effects(
     Returns:
         Effects of every unit, or of every position where the site has no units.
     """
-    check_values(sites, name, len(x), donor=donor, base=base)
+    check_rows(x=x, eps=eps, donor=donor, base=base)
+    check_values(sites, name, donor=donor, base=base)
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
     rows = Rows(x, eps, natural, donor, y)
@@ -179,6 +181,7 @@ def noise_floor(
     def run(image, noise):
         return measure(outcome, forward(params, image, noise, {}))
 
+    check_rows(x=x, eps=eps, other_eps=other_eps)
     change = jax.vmap(run)(x, eps) - jax.vmap(run)(x, other_eps)
     return jnp.sum(change.reshape(len(x), -1) ** 2, axis=1)
 
@@ -209,8 +212,8 @@ def effective_units(shares: Array | np.ndarray, *, axis: int = 0) -> Any:
     return positive.sum(axis=axis) ** 2 / xp.where(square > 0, square, xp.nan)
 
 
-def check_values(sites: Sites, name: str, num_images: int, **values: Array | None) -> None:
-    """Raises ValueError unless each value given is one of the site's an image."""
+def check_values(sites: Sites, name: str, **values: Array | None) -> None:
+    """Raises ValueError unless each value given has the site's shape after its axis of images."""
     for word, given in values.items():
         if given is None:
             continue
@@ -218,11 +221,6 @@ def check_values(sites: Sites, name: str, num_images: int, **values: Array | Non
             raise ValueError(
                 f"at site {name!r}: {word} has shape {given.shape[1:]}, expected "
                 f"{sites[name].shape}, after its axis of images."
-            )
-        if given.shape[0] != num_images:
-            raise ValueError(
-                f"at site {name!r}: {word} holds {given.shape[0]} values, expected one an image: "
-                f"{num_images}."
             )
 
 
@@ -246,6 +244,7 @@ def clean_runs(
         return outcome(forward(params, image, noise, patch(sites, name, value)))
 
     sites[name]  # An unknown one is a ValueError.
+    check_rows(x=x, eps=eps, base=base)
     if base is None:
         return jax.vmap(natural_run)(x, eps)
     return base, jax.vmap(held_run)(x, eps, base)

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.reductions import Reduction
+from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -159,6 +160,7 @@ def latent_game(
         whole = set_to(sites, name, jnp.where(moved, donor, natural))
         return effect(measure(outcome, forward(params, x, noise, whole)), y0, y1)
 
+    check_pairs(x0, x1, eps)
     natural, y0 = jax.vmap(plain)(x0, eps)
     donor, y1 = jax.vmap(plain)(x1, eps)
     pairs = (x0, eps, natural, donor, y0, y1)

@@ -22,6 +22,7 @@ from jax import lax
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
+from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
 
 HIGHEST = lax.Precision.HIGHEST
@@ -224,6 +225,7 @@ def check_subspace(
     Raises:
         ValueError: A basis that does not fit the last axis, or is not of full rank.
     """
+    check_pairs(x0, x1, eps)
     size = sites[name].shape[-1] if sites[name].shape else 0
     basis = jnp.asarray(basis)
     if basis.ndim != 2 or basis.shape[1] != size:

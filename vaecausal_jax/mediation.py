@@ -44,6 +44,7 @@ from vaecausal_jax.interventions import Interventions, patch
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.patching import Rows, unit_patch, unit_starts
 from vaecausal_jax.reductions import Reduction
+from vaecausal_jax.rows import check_pairs, check_rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
@@ -161,6 +162,7 @@ def mediate(
     Raises:
         ValueError: Sites, points or a baseline that do not fit, or a mediator without intervention.
     """
+    check_pairs(x0, x1, eps)
 
     def run(point, pair):
         x0, x1, eps = pair
@@ -179,6 +181,7 @@ def mean_activations(forward: Forward, params: Any, x: Array, eps: Array) -> dic
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
     """
+    check_rows(x=x, eps=eps)
     values = jax.vmap(lambda *run: forward(params, *run, {}).activations)(x, eps)
     return {
         name: value.mean(0)
@@ -284,6 +287,7 @@ def pair_rows(
     Runs of one pair lie side by side, so that pairs which are spread over devices stay where they
     are.
     """
+    check_pairs(x0, x1, eps)
     x, noise = jnp.stack([x0, x1], axis=1), jnp.stack([eps, eps], axis=1)
 
     def clean(image, noise):

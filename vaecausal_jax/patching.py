@@ -66,8 +66,8 @@ def patch_units(
         rows: The runs to patch.
         effect: (patched outcome, the row of the run) to what is kept of one run.
         outcome: Trace to the array of interest.
-        units: Which units (positions, where the site holds VQ codes), as indices or booleans; all if
-            None.
+        units: Which units (positions, where the site holds VQ codes), as indices or booleans; all
+            if None.
         reduction: See ``sweep``.
         block: See ``sweep``.
         mesh: See ``sweep``.

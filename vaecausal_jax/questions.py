@@ -17,6 +17,7 @@ from vaecausal_jax.data import Dataset
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units, unit_patch, unit_starts
+from vaecausal_jax.rows import check_pairs, check_rows
 from vaecausal_jax.sites import Array, outputs
 from vaecausal_jax.stored_sweeps import Part
 from vaecausal_jax.sweeps import sweep
@@ -237,6 +238,7 @@ def latent_doses(
         ``support``, how far out the shifted latents lie (``manifold.support_scores``), (point,
         checked image), for the first 128 images; with labels ``latent`` and ``dose``.
     """
+    check_rows(x=x, eps=eps)
     name = "latent/z"
     site = model.sites[name]
     latent, dose = (a.ravel() for a in np.meshgrid(np.arange(site.num_units), doses, indexing="ij"))
@@ -292,6 +294,7 @@ def factor_sweeps(
         A part a factor: ``mean_change`` of the latent means (level, image, latent) and ``squared``
         change of the outputs (level, image).
     """
+    check_rows(factors=factors, eps=eps)
 
     def part(position, factor):
         def compute(inputs, index):
@@ -390,10 +393,7 @@ def _along_reference(outcome: Array, row: Rows) -> Array:
 
 
 def _pair_inputs(params: Any, x0: Array, x1: Array, eps: Array) -> dict[str, Any]:
-    if not len(x0) == len(x1) == len(eps):
-        raise ValueError(
-            f"x0, x1 and eps need one length, got {len(x0)}, {len(x1)} and {len(eps)}."
-        )
+    check_pairs(x0, x1, eps)
     return {"params": params, "x0": x0, "x1": x1, "eps": eps}
 
 

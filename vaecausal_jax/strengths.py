@@ -36,6 +36,7 @@ from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import unit_starts
 from vaecausal_jax.products import sum_last
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 from vaecausal_jax.tensors import Change, difference
@@ -191,7 +192,8 @@ def strength_samples(
         raise ValueError(f"doses must be positive and increasing, got {sizes.tolist()}.")
     if len(sizes):
         check_arithmetic(name, site)
-    check_values(sites, name, len(x), donor=donor, base=base)
+    check_rows(x=x, eps=eps, donor=donor, base=base)
+    check_values(sites, name, donor=donor, base=base)
 
     def both(trace):
         return measure(outcome, trace), trace.outputs

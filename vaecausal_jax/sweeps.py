@@ -338,9 +338,12 @@ def _bytes(aval: Any) -> int:
 
 
 def _leading_axis(word: str, tree: Any) -> int:
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    lengths = {jnp.shape(leaf)[:1] for _, leaf in leaves}
     if len(lengths) != 1 or lengths == {()} or lengths == {(0,)}:
+        shapes = [f"{word}{jax.tree_util.keystr(path)} {jnp.shape(leaf)}" for path, leaf in leaves]
         raise ValueError(
-            f"all leaves of {word} need one common, non-zero leading axis, got {sorted(lengths)}."
+            f"all leaves of {word} need one common, non-zero leading axis, got "
+            f"{', '.join(shapes) or 'none'}."
         )
     return lengths.pop()[0]

@@ -25,6 +25,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.paths import INPUT, OUTCOME, Pair
 from vaecausal_jax.processes import to_host
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -134,6 +135,7 @@ def effect_graph(
         ValueError: Inputs that differ in number, fewer than two, unknown sites, or names that do
             not fit.
     """
+    check_rows(x=x, donor=donor, eps=eps)
     task = make_task(forward, params, sites, donor, x, eps, nodes=nodes, outcome=outcome)
     if len(x) < 2:
         raise ValueError(f"an effect graph needs at least two images, got {len(x)}.")

@@ -25,6 +25,7 @@ from vaecausal_jax.games import inner_product
 from vaecausal_jax.interventions import Affine, Replace
 from vaecausal_jax.mediation import mean_activations
 from vaecausal_jax.paths import OUTCOME, Values, Wiring
+from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
 from vaecausal_jax.sweeps import Block, sweep
 
@@ -112,11 +113,7 @@ def make_task(
     Raises:
         ValueError: Unknown sites, or pairs that differ in number or shape.
     """
-    if not (len(x0) == len(x1) == len(eps)) or len(x0) == 0 or x0.shape != x1.shape:
-        raise ValueError(
-            f"x0 {jnp.shape(x0)}, x1 {jnp.shape(x1)} and eps {jnp.shape(eps)} need one common, "
-            "non-zero number of pairs, and x0 and x1 one shape."
-        )
+    check_pairs(x0, x1, eps)
     wires = paths.wiring(forward, params, sites, x1[0], eps[0], nodes=nodes, outcome=outcome)
     return Task(forward, params, sites, wires, x0, x1, eps, outcome, metric)
 

@@ -1,0 +1,159 @@
+"""Arrays that go together have one row each: a walk over the public functions that take runs."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+from public_api import public_functions
+
+from vaecausal_jax import mediators, models, patching, surrogates
+from vaecausal_jax.rows import check_pairs, check_rows
+from vaecausal_jax.sites import outputs
+
+IMAGE, LATENTS, RUNS = (4, 4, 1), 2, 4
+MODEL = models.mlp_vae(IMAGE, latent_size=LATENTS, encoder_dense=(3,), decoder_dense=(3,))
+PARAMS = MODEL.init(jax.random.key(0))
+VQ = models.vq_vae(
+    (8, 8, 1), num_codes=3, code_size=2, encoder_channels=(2,), decoder_channels=(2,)
+)
+X0, X1 = jax.random.uniform(jax.random.key(1), (2, RUNS, *IMAGE))
+EPS, OTHER_EPS, DONOR = jax.random.normal(jax.random.key(2), (3, RUNS, LATENTS))
+
+NET = (MODEL.forward, PARAMS, MODEL.sites)
+METRIC = lambda y, row: jnp.sum(y)  # noqa: E731
+VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
+
+RUN_ARGUMENTS = ("x", "x0", "x1", "eps", "other_eps", "donor", "base")
+"""Parameters with a leading axis of runs."""
+
+BY_NAME = {
+    "key": jax.random.key(3),
+    "forward": MODEL.forward,
+    "model": MODEL,
+    "params": PARAMS,
+    "sites": MODEL.sites,
+    "name": "latent/z",
+    "names": ("latent/z",),
+    "nodes": ("latent/z", "decoder/dense0"),
+    "read": outputs,
+    "x": X0,
+    "x0": X0,
+    "x1": X1,
+    "eps": EPS,
+    "other_eps": OTHER_EPS,
+    "donor": DONOR,
+    "base": None,
+    "dose": jnp.ones(LATENTS),
+    "doses": (-1.0, 1.0),
+    "basis": jnp.eye(LATENTS)[:1],
+    "mediator": mediators.unit(MODEL.sites, "latent/z"),
+    "points": jnp.arange(LATENTS),
+    "groups": {"latent/z": jnp.ones((1, LATENTS), bool)},
+    "outcome": outputs,
+    "factors": None,
+    "num_nodes": 1,
+    "block": None,
+}
+"""What a function is called with where it must be given an argument of this name."""
+
+VQ_INPUTS = {
+    "forward": VQ.forward,
+    "params": VQ.init(jax.random.key(0)),
+    "sites": VQ.sites,
+    "name": "latent/codes",
+    "x": jax.random.uniform(jax.random.key(1), (RUNS, 8, 8, 1)),
+    "eps": jnp.zeros((RUNS, *VQ.noise_shape)),
+    "num_codes": 3,
+    "doses": jnp.ones(1),
+}
+OTHERS = {
+    "code_effects.code_effects": VQ_INPUTS | {"donor": jnp.zeros((RUNS, 4, 4), int)},
+    "code_effects.crossing_rates": VQ_INPUTS,
+    "circuits.graphs.effect_graph": {"donor": X1, "num_replicates": 10},
+    "effect_modularity.activation_changes": {"read": "decoder/dense0"},
+    "manifold.check_subspace": {"max_probes": 2},
+}
+"""Arguments of their own."""
+
+OF_ONE_RUN = {
+    "circuits.tasks.run_circuit",
+    "mediation.controlled_direct_effect",
+    "mediation.natural_effects",
+    "paths.natural_values",
+    "paths.path_effect",
+    "paths.run_edges",
+    "paths.sequential_effects",
+    "paths.wiring",
+    "planted.network.autoencoder",
+    "sites.list_sites",
+}
+"""These take one run without a leading axis: what does not fit is refused by the network."""
+
+
+def batched():
+    found = {}
+    for name, function in public_functions().items():
+        parameters = inspect.signature(function).parameters
+        takes_runs = {"x", "eps"} <= set(parameters) or {"x0", "x1"} <= set(parameters)
+        if takes_runs and name not in OF_ONE_RUN and not name.startswith("rows."):
+            found[name] = function
+    return found
+
+
+def arguments_of(name, function):
+    """Arguments by name: all that are required, and all runs."""
+    own, found = OTHERS.get(name, {}), {}
+    for word, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is not VAR_KEYWORD
+        if word in own or required or word in RUN_ARGUMENTS:
+            assert word in own or word in BY_NAME, f"say in BY_NAME what {name} takes as {word}"
+            found[word] = own[word] if word in own else BY_NAME[word]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(batched()))
+def test_runs_of_different_number_are_refused_by_name_before_anything_runs(name):
+    function = batched()[name]
+    good = arguments_of(name, function)
+    longer = [word for word in RUN_ARGUMENTS if good.get(word) is not None]
+    assert len(longer) >= 2
+    for word in longer:
+        short = good | {word: good[word][:-1]}
+        with pytest.raises(ValueError, match=rf"\b{word} has 3\b") as caught:
+            function(**short)
+        for other in set(longer) - {word}:
+            assert f"{other} has {RUNS}" in str(caught.value)
+    if "x1" in good:
+        with pytest.raises(ValueError, match="need one shape"):
+            function(**good | {"x1": good["x1"][:, :-1]})
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda rows: patching.patch_units(*NET, "latent/z", rows, lambda y, row: y),
+        lambda rows: surrogates.attribution_patching(*NET, "latent/z", rows, METRIC),
+        lambda rows: surrogates.integrated_gradients(
+            *NET, "latent/z", rows, METRIC, rule=surrogates.gauss_legendre(1)
+        ),
+    ],
+)
+def test_rows_of_different_number_are_refused_by_name(run):
+    rows = patching.Rows(X0, EPS, DONOR, OTHER_EPS, X0, X0)
+    with pytest.raises(ValueError, match=r"\.x \(4, 4, 4, 1\), contexts.*\.eps \(3, 2\)"):
+        run(rows._replace(eps=EPS[:3]))
+
+
+def test_counted_rows():
+    assert check_rows(a=jnp.ones((3, 2)), b={"c": jnp.ones(3)}, d=None) == 3
+    assert check_pairs(X0, X1, EPS) == RUNS
+    for given, message in (
+        ({"a": jnp.ones(2), "b": {"c": jnp.ones(3), "d": jnp.ones(2)}}, "a has 2, b has 2 and 3"),
+        ({"a": 1.0, "b": jnp.ones(3)}, "a has no axis, b has 3"),
+        ({"a": jnp.ones((0, 2))}, "a has 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_rows(**given)
+    with pytest.raises(ValueError, match=r"\(4, 4, 4, 1\) and x1 \(4, 4, 3, 1\) need"):
+        check_pairs(X0, X1[:, :, :-1], EPS)
