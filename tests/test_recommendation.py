@@ -25,8 +25,12 @@ def test_gap_is_between_the_best_and_the_worst_served_group():
     np.testing.assert_allclose(found.means, [0.5, 1, 0.5])
     np.testing.assert_array_equal(found.sizes, [2, 2, 1])
     np.testing.assert_allclose(found.gap.value, 0.5)
-    assert found.gap.low <= 0.5 <= found.gap.high
     assert found.gap.num_inputs == 5
+    # One user shows no spread.
+    assert np.isnan([found.gap.low, found.gap.high]).all()
+    assert "no interval: group 2 has one user" in found.gap.caution
+    two = group_gap(KEY, [*values[:5], 0.5], [0, 0, 1, 1, 2, 2]).gap
+    assert two.low <= 0.5 <= two.high
 
 
 def test_groups_that_do_not_differ_have_the_gap_of_shuffled_ones():

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference.estimate import check_level, least_replicates, method_from
 from vaecausal_jax.sites import Array
 
 
@@ -69,24 +70,34 @@ def group_gap(
 ) -> GroupGap:
     """Largest difference between groups of users in the mean of a value, such as ``recall_at``.
 
+    The percentiles are moved out to the gap itself where they lie beside it: resampling adds noise,
+    and noisier means lie further apart. There is no interval where a group has one user, who shows
+    no spread.
+
     Args:
         key: Typed PRNG key.
         values: One a user, (users,); NaN is left out.
         groups: Group of each user, integers from 0, (users,).
         num_replicates: Of the bootstrap, users resampled inside their group; and of the shuffles.
+            Fewer than 1 / (1 - level) give no interval.
         level: Coverage.
 
     Raises:
-        ValueError: Shapes that differ, fewer than two groups, or a group without a value.
+        ValueError: Shapes that differ, fewer than two groups, a group without a value, no
+            replicates, or a level outside (0, 1).
     """
+    check_level(level)
+    if num_replicates < 1:
+        raise ValueError(f"num_replicates is {num_replicates}, expected 1 or more.")
     x, group = np.asarray(values, np.float64), np.asarray(groups)
-    if x.ndim != 1 or x.shape != group.shape or group.dtype.kind not in "iu" or group.min() < 0:
+    fits = x.ndim == 1 and x.shape == group.shape and group.dtype.kind in "iu"
+    if not fits or group.min(initial=0) < 0:
         raise ValueError(
             f"values have shape {x.shape} and groups {group.shape} of {group.dtype}, expected the "
             "same (users,), groups of integers from 0."
         )
     kept = ~np.isnan(x)
-    num_groups = int(group.max()) + 1
+    num_groups = int(group.max(initial=-1)) + 1
     sizes = np.bincount(group[kept], minlength=num_groups)
     if num_groups < 2 or (sizes == 0).any():
         raise ValueError(
@@ -106,16 +117,21 @@ def group_gap(
     resampled = gap_of(begin[group][None, :] + drawn.astype(int))
     shuffled = gap_of(rng.permuted(np.tile(np.arange(len(x)), (num_replicates, 1)), axis=1))
     means = np.add.reduceat(x, begin) / sizes
-    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
+    value, low, high = np.ptp(means), np.nan, np.nan
+    method = method_from(num_replicates, level, "bootstrap over users inside groups (percentile)")
+    if (sizes == 1).any():
+        method = f"no interval: group {np.argmin(sizes)} has one user, who shows no spread"
+    elif num_replicates >= least_replicates(level):
+        low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     gap = Estimate(
-        np.asarray(np.ptp(means)),
-        np.asarray(low),
-        np.asarray(high),
+        np.asarray(value),
+        np.minimum(low, value),
+        np.maximum(high, value),
         float(shuffled.mean()),
         len(x),
         1,
         level,
-        "bootstrap over users inside groups (percentile)",
+        method,
         f"largest difference between {num_groups} groups of users",
     )
     return GroupGap(means, sizes, gap)

@@ -23,7 +23,8 @@ from vaecausal_jax.inference import (
     resample_ratio,
     sign_flip_test,
 )
-from vaecausal_jax.inference.resampling import middle
+from vaecausal_jax.inference.estimate import least_replicates
+from vaecausal_jax.inference.resampling import holding, middle
 from vaecausal_jax.sites import Array
 
 
@@ -77,7 +78,7 @@ class UnitClasses(NamedTuple):
         label: (units,): ``"dead"``, ``"monosemantic"``, ``"polysemantic"`` or ``"undetermined"``.
         significant: (units, factors): effects that survive the false discovery rate.
         share: (units, factors): estimated shares of the unit's energy; NaN without any.
-        low: (units, factors): lower ends of the shares' intervals.
+        low: (units, factors): lower ends of the shares' intervals; NaN without any.
         high: Upper ends.
         top_factor: (units,): index of the largest share; -1 without any.
     """
@@ -198,7 +199,8 @@ def classify_units(
     - undetermined: anything else.
 
     Significance is by sign flips, adjusted for false discoveries over all (unit, factor). Shares
-    are of unbiased energies, cut off at zero, with percentile bootstrap intervals over images.
+    are of unbiased energies, cut off at zero, with percentile bootstrap intervals over images,
+    moved out to the share itself where they lie beside it: replicates have their own noise, too.
 
     Args:
         key: Typed PRNG key.
@@ -209,7 +211,8 @@ def classify_units(
         level: Coverage of the shares' intervals.
         num_flips: Random flips behind the tests. No p is below 1 / (1 + num_flips): finding a lone
             effect among m tests takes more than m / q.
-        num_replicates: Bootstrap replicates behind the intervals.
+        num_replicates: Bootstrap replicates behind the intervals; fewer than 1 / (1 - level) give
+            none, and no verdict but dead or undetermined.
 
     Raises:
         ValueError: Not (units, factors, images) with at least two of the last two, or a threshold
@@ -328,4 +331,7 @@ def _share_intervals(
     value = shares(resampled.value, resampled.error**2)
     # A replicate's mean has the sample's noise and its own.
     values = shares(resampled.values, 2 * resampled.error[None] ** 2)
-    return value, *middle(values, expanded_level(level, num_images))
+    ends = middle(values, expanded_level(level, num_images))
+    if num_replicates < least_replicates(level):
+        ends = jnp.full_like(value, jnp.nan), jnp.full_like(value, jnp.nan)
+    return value, *holding(value, *ends)

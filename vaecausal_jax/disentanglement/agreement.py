@@ -117,6 +117,11 @@ def partial_correlation(
     kind = "Spearman" if ranks else "Pearson"
     words = f", {len(held)} controls held fixed" + (f" ({', '.join(names)})" if names else "")
     method = f"Fisher's z over {num} models"
+    if np.isnan(low):
+        method = (
+            f"no interval: Fisher's z needs a correlation inside (-1, 1) of more than {rank + 3} "
+            f"models with {rank} controls, got {float(value):.3g} of {num}"
+        )
     return Estimate(
         value, low, high, 0.0, num, num, level, method, f"{kind}{words if held else ''}"
     )

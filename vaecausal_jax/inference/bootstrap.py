@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from vaecausal_jax.inference.estimate import Estimate, check_level
+from vaecausal_jax.inference.estimate import Estimate, check_level, method_from
 from vaecausal_jax.inference.resampling import (
     Interval,
     percentile,
@@ -39,7 +39,7 @@ def bootstrap_mean(
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
         level: Coverage.
-        num_replicates: Bootstrap replicates.
+        num_replicates: See ``bootstrap_ratio``.
         clusters: See ``bootstrap_ratio``.
         interval: See ``bootstrap_ratio``.
 
@@ -47,6 +47,11 @@ def bootstrap_mean(
         ValueError: As ``bootstrap_ratio``.
     """
     samples = jnp.asarray(samples, float)
+    if samples.shape[-1:] in {(), (0,), (1,)}:
+        raise ValueError(
+            f"samples has shape {samples.shape}, expected (..., images), two or more: one image "
+            "shows no spread."
+        )
     estimate = bootstrap_ratio(
         key,
         samples,
@@ -83,7 +88,7 @@ def bootstrap_ratio(
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
         level: Coverage.
-        num_replicates: Bootstrap replicates.
+        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
         clusters: (images,) labels of images to be resampled together, e.g. the base image where
             several interventions share one. Each image alone by default.
         interval: Function of a ``Resampled`` and the level. ``percentile`` suits most samples,
@@ -104,7 +109,7 @@ def bootstrap_ratio(
     if denominator.shape[-1:] != (num_images,) or num_images < 2:
         raise ValueError(
             f"numerator {numerator.shape} and denominator {denominator.shape} need the same, at "
-            "least two, images on their last axis."
+            "least two, images on their last axis: one image shows no spread."
         )
     unit = "images"
     if clusters is not None:
@@ -119,18 +124,28 @@ def bootstrap_ratio(
     # Axes of length 1 stay: a shared denominator is resampled once.
     axes = tuple(range(numerator.ndim - denominator.ndim))
     denominator = jnp.expand_dims(denominator, axes)
-    value, low, high = _ratio_interval(key, numerator, denominator, level, num_replicates, interval)
+    value, low, high = map(
+        np.asarray,
+        _ratio_interval(key, numerator, denominator, level, num_replicates, interval),
+    )
+    # Rounding of equal samples is no spread.
+    flat = np.asarray(_all_equal(numerator) & _all_equal(denominator)) & ~np.isnan(low)
     return Estimate(
-        np.asarray(value),
-        np.asarray(low),
-        np.asarray(high),
+        value,
+        np.where(flat, value, low),
+        np.where(flat, value, high),
         null,
         num_images,
         1,
         level,
-        f"{_PAIR} over {unit} ({interval.__name__})",
+        method_from(num_replicates, level, f"{_PAIR} over {unit} ({interval.__name__})"),
         intervention,
     )
+
+
+@jax.jit
+def _all_equal(samples: Array) -> Array:
+    return jnp.all(samples == samples[..., :1], axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -1,5 +1,6 @@
 """The one type of answer: a number with its interval, its sample sizes and its null."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,14 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: The estimate.
-        low: Lower end of the interval.
+        low: Lower end of the interval; it holds the value, or both ends are NaN: no interval.
         high: Upper end.
         null: What the same statistic gives where nothing was intervened on; one number for all, or
             one for each.
         num_inputs: Images behind each number.
         num_seeds: Trained models behind each number.
         level: Coverage aimed at.
-        method: How the interval was made.
+        method: How the interval was made, or after "no interval: " why there is none.
         intervention: What was done, in words.
     """
 
@@ -37,18 +38,41 @@ class Estimate(NamedTuple):
     @property
     def caution(self) -> str:
         """What this estimate cannot support, in sentences; empty where nothing needs saying."""
-        return " ".join(said for said in (self._of_values(), self._of_seeds()) if said)
+        said = self._of_values(), self._of_intervals(), self._of_seeds()
+        return " ".join(sentence for sentence in said if sentence)
 
     def _of_values(self) -> str:
-        lost, total = int(np.sum(~np.isfinite(self.value))), np.size(self.value)
-        if not lost:
+        lost = ~np.isfinite(self.value)
+        if not np.any(lost):
             return ""
-        which = "The value is" if total == 1 else f"{lost} of {total} values are"
         return (
-            f"{which} not finite: a sample was not, or nothing changed, or squares left the range "
-            "of float32 (about 1e-31 to 3e38, so effects of 1e-15 to 1e19). Against the last, give "
-            "outcome= a function that divides by the outcome's SD."
+            f"{_counted(lost, 'The value is', 'values are')} not finite: a sample was not, or "
+            "nothing changed, or squares left the range of float32 (about 1e-31 to 3e38, so "
+            "effects of 1e-15 to 1e19). Against the last, give outcome= a function that divides by "
+            "the outcome's SD."
         )
+
+    def _of_intervals(self) -> str:
+        value, low, high = (np.asarray(a, float) for a in (self.value, self.low, self.high))
+        known = np.isfinite(value)
+        missing = known & (np.isnan(low) | np.isnan(high))
+        # As equal as sums of equal numbers are.
+        eps = np.finfo(np.result_type(self.value, np.float32)).eps
+        with np.errstate(invalid="ignore"):
+            flat = known & (high - low <= 8 * eps * np.abs(value))
+        said = []
+        if missing.any():
+            reason = self.method.partition("no interval: ")[2]
+            said.append(
+                f"{_counted(missing, 'The value has', 'values have')} no interval"
+                f"{reason and ': '}{reason}."
+            )
+        if flat.any():
+            said.append(
+                f"{_counted(flat, 'The interval has', 'intervals have')} no width: all that it "
+                "rests on is equal, which shows no spread, and not that there is none."
+            )
+        return " ".join(said)
 
     def _of_seeds(self) -> str:
         if self.num_seeds >= MIN_SEEDS:
@@ -66,3 +90,29 @@ def check_level(level: float) -> None:
     """Raises ValueError unless the level is a coverage, such as 0.95."""
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95, got {level}.")
+
+
+def least_replicates(level: float) -> int:
+    """Fewest resamples whose outermost may stand for the ends of an interval: 20 at 0.95.
+
+    One of them is then expected outside. Fewer have no quantile so far out, and what is read off
+    them is some resample, not an end.
+    """
+    return math.ceil(1 / (1 - level) - 1e-6)
+
+
+def method_from(num_replicates: int, level: float, method: str) -> str:
+    """The method, or why there is no interval where the resamples are too few for the level."""
+    least = least_replicates(level)
+    if num_replicates >= least:
+        return method
+    return (
+        f"no interval: {num_replicates} replicate{'s' * (num_replicates != 1)}, expected {least} "
+        f"or more at level {level}"
+    )
+
+
+def _counted(those: np.ndarray, one: str, several: str) -> str:
+    """The subject of a sentence on some of many numbers."""
+    total = np.size(those)
+    return one if total == 1 else f"{int(np.sum(those))} of {total} {several}"

@@ -9,10 +9,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import stats
 
-from vaecausal_jax.inference.estimate import Estimate, check_level
+from vaecausal_jax.inference.estimate import (
+    Estimate,
+    check_level,
+    least_replicates,
+    method_from,
+)
 from vaecausal_jax.inference.resampling import (
     divide,
     expanded_level,
+    holding,
     middle,
     resample_ratio,
     sum_clusters,
@@ -35,9 +41,10 @@ def bootstrap_function(
 ) -> Estimate:
     """A function of ratios of sums, such as their largest or an effective number, with interval.
 
-    Percentiles of the function over replicates of all ratios together. Its null is not zero: the
-    largest of many noisy effects is large. Here it is the function's mean where the numerators'
-    signs are flipped image by image, in common for all ratios.
+    Percentiles of the function over replicates of all ratios together, moved out to its value where
+    they lie beside it: resampling adds noise, and the largest of noisier effects is larger. Its
+    null is not zero: the largest of many noisy effects is large. Here it is the function's mean
+    where the numerators' signs are flipped image by image, in common for all ratios.
 
     Args:
         key: Typed PRNG key.
@@ -46,7 +53,7 @@ def bootstrap_function(
         denominator: (..., images), broadcastable to it; ones, for means, if None.
         intervention: What was done, in words.
         level: Coverage.
-        num_replicates: Bootstrap replicates.
+        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
         num_flips: Sign patterns behind the null.
         clusters: (images,) labels of images to be resampled and flipped together.
 
@@ -67,7 +74,11 @@ def bootstrap_function(
         num_images,
         1,
         level,
-        f"bootstrap over {unit} of a function of all of them (percentile); null by sign flips",
+        method_from(
+            num_replicates,
+            level,
+            f"bootstrap over {unit} of a function of all of them (percentile); null by sign flips",
+        ),
         intervention,
     )
 
@@ -95,7 +106,7 @@ def interquartile_mean(
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
         level: Coverage.
-        num_replicates: Bootstrap replicates.
+        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
 
     Raises:
         ValueError: Another shape, fewer than two seeds, or a level outside (0, 1).
@@ -103,24 +114,29 @@ def interquartile_mean(
     check_level(level)
     values = np.asarray(values, float)
     if values.ndim not in (1, 2) or values.shape[0] < 2 or values.size == 0:
-        raise ValueError(f"values has shape {values.shape}, expected (seeds, strata), two or more.")
+        raise ValueError(
+            f"values has shape {values.shape}, expected (seeds, strata), two or more seeds."
+        )
     values = values.reshape(len(values), -1)
     num_seeds = len(values)
     draws = np.asarray(jax.random.randint(key, (num_replicates, *values.shape), 0, num_seeds))
     replicates = np.take_along_axis(values[None], draws, axis=1).reshape(num_replicates, -1)
     expanded = expanded_level(level, num_seeds)
-    low, high = np.quantile(
-        stats.trim_mean(replicates, 0.25, axis=1), [0.5 - expanded / 2, 0.5 + expanded / 2]
-    )
+    value = stats.trim_mean(values.ravel(), 0.25)
+    low = high = np.nan
+    if num_replicates >= least_replicates(level):
+        low, high = np.quantile(
+            stats.trim_mean(replicates, 0.25, axis=1), [0.5 - expanded / 2, 0.5 + expanded / 2]
+        )
     return Estimate(
-        np.asarray(stats.trim_mean(values.ravel(), 0.25)),
-        np.asarray(low),
-        np.asarray(high),
+        np.asarray(value),
+        np.minimum(low, value),
+        np.maximum(high, value),
         null,
         num_inputs,
         num_seeds,
         level,
-        "interquartile mean, seeds resampled within strata",
+        method_from(num_replicates, level, "interquartile mean, seeds resampled within strata"),
         intervention,
     )
 
@@ -136,7 +152,7 @@ def _checked(
     if denominator.shape[-1:] != (num_images,) or num_images < 2:
         raise ValueError(
             f"numerator {numerator.shape} and denominator {denominator.shape} need the same, at "
-            "least two, images on their last axis."
+            "least two, images on their last axis: one image shows no spread."
         )
     if np.broadcast_shapes(numerator.shape, denominator.shape) != numerator.shape:
         raise ValueError(
@@ -160,6 +176,8 @@ def _function_interval(key, numerator, denominator, function, level, num_replica
     values = jax.vmap(function)(resampled.values)
     num_images = numerator.shape[-1]
     ends = middle(values, expanded_level(level, num_images))
+    if num_replicates < least_replicates(level):
+        ends = jnp.full_like(value, jnp.nan), jnp.full_like(value, jnp.nan)
     signs = jax.random.rademacher(flip_key, (num_flips, num_images), numerator.dtype)
     flipped = divide(weighted(signs, numerator), denominator.sum(-1)[None])
-    return value, *ends, jax.vmap(function)(flipped).mean(0)
+    return value, *holding(value, *ends), jax.vmap(function)(flipped).mean(0)

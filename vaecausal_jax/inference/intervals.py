@@ -20,7 +20,7 @@ def over_seeds(
     Each seed's value already averages its images. If every seed has images of its own, the spread
     between seeds holds both sources of variance, sigma_seed^2 / S + sigma_input^2 / (S N). If all
     see the same images, the interval covers new models on THESE images; ``bootstrap_two_level``
-    covers new images too.
+    covers new images too. One seed shows no spread: it has no interval.
 
     Args:
         values: (seeds, ...), one value a trained model.
@@ -40,7 +40,9 @@ def over_seeds(
     mean = by_seed.mean(axis=0)
     if num_seeds > 1:
         quantile = special.stdtrit(num_seeds - 1, 0.5 + level / 2)
-        half = quantile * by_seed.std(axis=0, ddof=1) / np.sqrt(num_seeds)
+        # Rounding of the mean is no spread.
+        equal = (by_seed == by_seed[:1]).all(axis=0)
+        half = quantile * np.where(equal, 0.0, by_seed.std(axis=0, ddof=1)) / np.sqrt(num_seeds)
     else:
         half = np.full_like(mean, np.nan)
     return Estimate(
@@ -66,8 +68,9 @@ def fieller_ratio(
 ) -> Estimate:
     """Ratio of sums over images with Fieller's interval (1954): no resampling.
 
-    The ratios r at which a t test of numerator - r * denominator does not reject. Where the
-    denominator itself may be zero at this level, no bounded interval covers: the ends are infinite.
+    The ratios r at which a t test of numerator - r * denominator does not reject; the ratio itself
+    is one. Where the denominator itself may be zero at this level, no bounded interval covers: the
+    ends are infinite. They are NaN where the denominator's sum is zero.
 
     Args:
         numerator: (..., images).
@@ -90,6 +93,11 @@ def fieller_ratio(
     num_images = above.shape[-1]
     factor = special.stdtrit(num_images - 1, 0.5 + level / 2) ** 2 / (num_images - 1) / num_images
     top, bottom = above.mean(-1), below.mean(-1)
+    nonzero = bottom != 0
+    value = np.where(nonzero, top / np.where(nonzero, bottom, 1.0), np.nan)
+    rest = above - value[..., None] * below
+    # Up to rounding, whose root the formula would take for a spread.
+    proportional = (np.abs(rest) <= 1e-15 * np.abs(above)).all(-1)
     above, below = above - top[..., None], below - bottom[..., None]
     # a r^2 - 2 b r + c <= 0
     a = bottom**2 - factor * (below**2).sum(-1)
@@ -98,11 +106,12 @@ def fieller_ratio(
     bounded = a > 0
     safe = np.where(bounded, a, 1.0)
     root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
-    nonzero = bottom != 0
+    ends = (np.where(proportional, value, (b + sign * root) / safe) for sign in (-1, 1))
+    low, high = ends
     return Estimate(
-        np.where(nonzero, top / np.where(nonzero, bottom, 1.0), np.nan),
-        np.where(bounded, (b - root) / safe, -np.inf),
-        np.where(bounded, (b + root) / safe, np.inf),
+        value,
+        np.minimum(np.where(bounded, low, -np.inf), value),
+        np.maximum(np.where(bounded, high, np.inf), value),
         null,
         num_images,
         1,

@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
+from vaecausal_jax.inference.estimate import check_level, least_replicates
 from vaecausal_jax.sites import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -39,7 +40,8 @@ class Resampled(NamedTuple):
 
 Interval = Callable[[Resampled, float], tuple[Array, Array]]
 """The lower and upper end at a level of coverage: ``percentile``, ``bca``, ``studentised`` or
-``simultaneous``."""
+``simultaneous``. Both are NaN where the value is, and where the replicates are fewer than
+``least_replicates``."""
 
 
 def poisson_weights(key: Array, num_replicates: int, num_samples: int) -> Array:
@@ -91,8 +93,16 @@ def resample_ratio(
         numerator: (..., images).
         denominator: Of the same rank, (..., images); axes other than the last may have length 1.
         num_replicates: Poisson replicates.
+
+    Raises:
+        ValueError: Fewer than two images, which show no spread, or no replicates.
     """
-    num_samples = numerator.shape[-1]
+    num_samples = numerator.shape[-1] if numerator.ndim else 0
+    if num_samples < 2 or num_replicates < 1:
+        raise ValueError(
+            f"numerator has shape {numerator.shape} and num_replicates is {num_replicates}, "
+            "expected (..., images), at least two, and at least one replicate."
+        )
     weights = poisson_weights(key, num_replicates, num_samples)
     denominator = in_range(denominator)
     above, below = _power_of_two(numerator), _power_of_two(denominator)
@@ -170,7 +180,13 @@ def expanded_level(level: float, num_samples: int) -> float:
     A plain bootstrap of n samples is too narrow by sqrt((n - 1) / n) and by the ratio of normal to
     t quantiles: 0.90 instead of 0.95 at n = 6. Tails of Phi(-sqrt(n / (n - 1)) t) repair both.
     Hesterberg, "What Teachers Should Know About the Bootstrap" (2015, arXiv:1411.5279).
+
+    Raises:
+        ValueError: A level outside (0, 1), or fewer than two samples.
     """
+    check_level(level)
+    if num_samples < 2:
+        raise ValueError(f"num_samples is {num_samples}, expected two or more to show a spread.")
     quantile = special.stdtrit(num_samples - 1, 0.5 + level / 2)
     return float(1 - 2 * special.ndtr(-np.sqrt(num_samples / (num_samples - 1)) * quantile))
 
@@ -178,7 +194,8 @@ def expanded_level(level: float, num_samples: int) -> float:
 def percentile(resampled: Resampled, level: float) -> tuple[Array, Array]:
     """Quantiles of the replicates at the expanded level; stays within the statistic's range."""
     expanded = expanded_level(level, resampled.jackknife.shape[-1])
-    return middle(resampled.values, expanded)
+    ends = holding(resampled.value, *middle(resampled.values, expanded))
+    return _if_enough(resampled, level, *ends)
 
 
 def bca(resampled: Resampled, level: float) -> tuple[Array, Array]:
@@ -194,12 +211,19 @@ def bca(resampled: Resampled, level: float) -> tuple[Array, Array]:
     spread = jackknife.mean(-1, keepdims=True) - jackknife
     length = jnp.sqrt((spread**2).sum(-1, keepdims=True))
     acceleration = ((spread / jnp.where(length > 0, length, 1.0)) ** 3).sum(-1) / 6
-    quantile = special.ndtri(0.5 + expanded / 2)
-    lower, upper = (
-        jax.scipy.special.ndtr(bias + shifted / (1 - acceleration * shifted))
-        for shifted in (bias - quantile, bias + quantile)
-    )
-    return quantiles(values, lower, upper)
+    # Beyond 8 every quantile is an outermost replicate, at few samples an infinite one too.
+    quantile = min(special.ndtri(0.5 + expanded / 2), 8.0)
+
+    def fraction(shifted):
+        slope = 1 - acceleration * shifted
+        moved = bias + shifted / jnp.where(slope > 0, slope, 1.0)
+        # Past its pole the transformation has left the last replicate behind.
+        return jnp.where(slope > 0, jax.scipy.special.ndtr(moved), jnp.where(shifted > 0, 1.0, 0.0))
+
+    lower, upper = fraction(bias - quantile), fraction(bias + quantile)
+    defined = jnp.isfinite(acceleration)
+    ends = (jnp.where(defined, end, jnp.nan) for end in quantiles(values, lower, upper))
+    return _if_enough(resampled, level, *holding(value, *ends))
 
 
 def studentised(resampled: Resampled, level: float) -> tuple[Array, Array]:
@@ -215,9 +239,11 @@ def studentised(resampled: Resampled, level: float) -> tuple[Array, Array]:
         jnp.where(change == 0, 0.0, jnp.sign(change) * jnp.inf),
     )
     below, above = middle(pivot, level)
+    # Pivots on one side of 0 alone would leave the value itself outside.
+    below, above = jnp.minimum(below, 0.0), jnp.maximum(above, 0.0)
     # Without any spread the interval is the value, whatever the pivot.
     step = [jnp.where(resampled.error > 0, resampled.error * q, 0.0) for q in (above, below)]
-    return resampled.value - step[0], resampled.value - step[1]
+    return _if_enough(resampled, level, resampled.value - step[0], resampled.value - step[1])
 
 
 def simultaneous(resampled: Resampled, level: float) -> tuple[Array, Array]:
@@ -237,7 +263,28 @@ def simultaneous(resampled: Resampled, level: float) -> tuple[Array, Array]:
     pivot = jnp.where((resampled.error[None] > 0) & ~jnp.isnan(pivot), pivot, 0.0)
     _, factor = quantiles(pivot.max(-1), *(jnp.full(pivot.shape[1:-1], level),) * 2)
     half = jnp.where(resampled.error > 0, factor[..., None] * resampled.error, 0.0)
-    return resampled.value - half, resampled.value + half
+    return _if_enough(resampled, level, resampled.value - half, resampled.value + half)
+
+
+def holding(value: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """The ends, moved out to the value where it lies beyond one; NaN where the value or an end is.
+
+    Nearly all replicates may lie on one side of the value: those of a statistic that resampling
+    biases, such as a largest share. An interval so widened covers no less often.
+    """
+    # Behind a barrier, so that no digit depends on what is done with them here.
+    value, low, high = jax.lax.optimization_barrier((value, low, high))
+    low, high = jnp.minimum(low, value), jnp.maximum(high, value)
+    known = ~(jnp.isnan(low) | jnp.isnan(high))
+    return jnp.where(known, low, jnp.nan), jnp.where(known, high, jnp.nan)
+
+
+def _if_enough(resampled: Resampled, level: float, low: Array, high: Array) -> tuple[Array, Array]:
+    """The ends, or NaN where the replicates are too few for the level."""
+    if len(resampled.values) >= least_replicates(level):
+        return low, high
+    nan = jnp.full_like(resampled.value, jnp.nan)
+    return nan, nan
 
 
 def weighted(weights: Array, samples: Array) -> Array:

@@ -43,7 +43,8 @@ def confidence_sequence(
         tightest_at: Number of images at which it should be narrowest; the last one by default.
 
     Returns:
-        (low, high), each (..., images); infinite at the first image, which has no spread.
+        (low, high), each (..., images); infinite at the first image and as long as all are equal to
+        it, which shows no spread: a rare effect may be yet to come.
 
     Raises:
         ValueError: No images, or a level outside (0, 1).
@@ -60,7 +61,7 @@ def confidence_sequence(
     variance = np.maximum(np.cumsum(shifted**2, axis=-1) / counts - mean**2, 0.0)
     variance = variance * counts / np.maximum(counts - 1, 1)
     half = np.sqrt(variance) * _radius(counts, level, tightest_at or num_images)
-    half[..., 0] = np.inf
+    half[variance == 0] = np.inf
     centre = mean + samples[..., :1]
     return centre - half, centre + half
 
@@ -78,7 +79,9 @@ def race(
 
     After every batch a unit is dropped whose upper end lies below the k-th largest lower end, by
     confidence sequences at a level shared among all units, so that the chance of ever dropping one
-    of the best is at most 1 - level, however often one looks.
+    of the best is at most 1 - level, however often one looks. A unit whose effects so far are all
+    equal has shown no spread, and is given the largest of the others': one that acts rarely is not
+    dropped before it acts. Where no unit has shown any, none is dropped.
 
     Args:
         measure: ``measure(units, start, stop)`` to effects (len(units), stop - start) on those
@@ -119,7 +122,9 @@ def race(
         mean = total[units] / stop
         sd = np.sqrt(np.maximum(square[units] - stop * mean**2, 0.0) / (stop - 1))
         mean = mean + reference[units]
-        half = sd * _radius(np.array(stop), own_level, num_images)
+        half = np.where(sd > 0, sd, sd.max() or np.inf) * _radius(
+            np.array(stop), own_level, num_images
+        )
         bar = np.sort(mean - half)[-k]
         kept[units[mean + half < bar]] = False
         if kept.sum() == k:

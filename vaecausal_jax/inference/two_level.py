@@ -12,7 +12,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special
 
-from vaecausal_jax.inference.estimate import Estimate, check_level
+from vaecausal_jax.inference.estimate import (
+    Estimate,
+    check_level,
+    least_replicates,
+    method_from,
+)
 from vaecausal_jax.inference.resampling import divide, middle, poisson_weights, weighted
 from vaecausal_jax.sites import Array
 
@@ -60,7 +65,11 @@ def variance_components(samples: Array, *, shared_images: bool) -> VarianceCompo
     Args:
         samples: (seeds, ..., images), at least two of each.
         shared_images: Whether image i is the same one for every seed.
+
+    Raises:
+        ValueError: Fewer than two seeds or two images.
     """
+    _check_two(samples)
     num_seeds, num_images = samples.shape[0], samples.shape[-1]
     by_seed = samples.mean(-1)
     seed_spread = by_seed.var(0, ddof=1)
@@ -112,8 +121,12 @@ def resample_two_level(
 
     Returns:
         The interval is value + t * error * (low, high), with t the quantile of Student's
-        distribution: see ``bootstrap_two_level``.
+        distribution: see ``bootstrap_two_level``. NaN from fewer than 1 / (1 - level) replicates.
+
+    Raises:
+        ValueError: Fewer than two seeds or two images.
     """
+    _check_two(samples)
     seed_key, image_key = jax.random.split(key)
     by_seed, by_image = samples.mean(-1), samples.mean(0)
     value = by_seed.mean(0)
@@ -121,7 +134,15 @@ def resample_two_level(
     if shared_images:
         change += _change_of_mean(image_key, by_image - value[..., None], num_replicates)
     spread = special.ndtri(0.5 + level / 2) * jnp.nanstd(change, axis=0)
-    low, high = (jnp.where(spread > 0, divide(end, spread), 0.0) for end in middle(change, level))
+    # Where nothing but the rest varies, no mean changes, and there is only the normal shape.
+    low, high = (
+        jnp.where(spread > 0, divide(end, spread), normal)
+        for end, normal in zip(middle(change, level), (-1.0, 1.0), strict=True)
+    )
+    # No change at all is among the changes that the data allow.
+    low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
+    if num_replicates < least_replicates(level):
+        low = high = jnp.full_like(value, jnp.nan)
     return TwoLevel(value, low, high, variance_components(samples, shared_images=shared_images))
 
 
@@ -148,18 +169,14 @@ def bootstrap_two_level(
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
         level: Coverage.
-        num_replicates: Bootstrap replicates.
+        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
 
     Raises:
         ValueError: Fewer than two seeds or two images, or a level outside (0, 1).
     """
     check_level(level)
     samples = jnp.asarray(samples, float)
-    if samples.ndim < 2 or min(samples.shape[0], samples.shape[-1]) < 2:
-        raise ValueError(
-            f"samples has shape {samples.shape}, expected (seeds, ..., images), at least two of "
-            "each."
-        )
+    _check_two(samples)
     result = _two_level(
         key,
         samples,
@@ -178,10 +195,22 @@ def bootstrap_two_level(
         samples.shape[-1],
         samples.shape[0],
         level,
-        "two-level bootstrap over seeds and "
-        + ("the images they share" if shared_images else "images of their own"),
+        method_from(
+            num_replicates,
+            level,
+            "two-level bootstrap over seeds and "
+            + ("the images they share" if shared_images else "images of their own"),
+        ),
         intervention,
     )
+
+
+def _check_two(samples: Array) -> None:
+    if samples.ndim < 2 or min(samples.shape[0], samples.shape[-1]) < 2:
+        raise ValueError(
+            f"samples has shape {samples.shape}, expected (seeds, ..., images), at least two of "
+            "each: one shows no spread."
+        )
 
 
 def _change_of_mean(key: Array, deviations: Array, num_replicates: int) -> Array:
