@@ -154,6 +154,9 @@ def run_metrics_command(command: MetricsCommand) -> None:
             f"scored or trained on, {source.num_test} to test on"
         )
         console.print(metric_table(title, scores[label], references, left_out))
+        for name, estimate in scores[label].items():
+            if "no interval: " in estimate.method:
+                console.print(f"{name}: {estimate.method}.")
     if expected:
         console.print(comparison_table(scores, references, expected))
 

@@ -3,8 +3,9 @@
 A score is ``score(codes, factors)``, to a number or to several, so everything here is written once.
 """
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,10 +14,18 @@ from scipy import special, stats
 
 from vaecausal_jax.disentanglement.arrays import check_codes, factor_levels
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference.estimate import check_level
 from vaecausal_jax.sites import Array
 
 ScoreFn = Callable[[Any, Any], Any]
 """``score(codes, factors)`` of (rows, codes) and (rows, factors), to a number or a few."""
+
+
+class _Resamples(NamedTuple):
+    """What a score gives resampled rows, or why its spread over them is not known."""
+
+    scores: list[np.ndarray]
+    missing: str = ""
 
 
 def reference_codes(
@@ -99,6 +108,11 @@ def estimate_score(
     plug-in information upwards: percentiles would miss the value itself. It covers rows, not seeds.
     The chance level (``null``) is the mean score of shuffled codes.
 
+    A resample may lack what all rows have, such as the second level of a factor, and the score
+    refuse it (ValueError, or a number that is not finite): another is drawn. There is no interval
+    where more than half are refused, or where a factor's levels rest on one row without which there
+    is no score: one row shows no spread. ``Estimate.caution`` then says why.
+
     Args:
         key: Typed PRNG key.
         score: ``score(codes, factors)``; one that draws votes keeps its own key.
@@ -120,22 +134,30 @@ def estimate_score(
             f"num_replicates is {num_replicates} and num_shuffles {num_shuffles}, expected 0 or at "
             "least 2 replicates, and no negative number."
         )
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1, such as 0.95, got {level}.")
+    check_level(level)
     codes, factors = np.asarray(check_codes(codes)), np.asarray(factors)
     value = np.asarray(score(codes, factors), np.float64)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     ends = [0, len(codes)] if num_train is None else [0, num_train, len(codes)]
-    replicates = []
-    for _ in range(num_replicates):
-        parts = [rng.integers(a, b, b - a) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        rows = np.concatenate(parts)
-        replicates.append(np.asarray(score(codes[rows], factors[rows]), np.float64))
+    parts = list(zip(ends[:-1], ends[1:], strict=True))
+    known = np.isfinite(value)
+
+    def scored(rows):
+        # What resampled rows lack is no fault of the data's: no warning, but another resample.
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)
+            try:
+                found = np.asarray(score(codes[rows], factors[rows]), np.float64)
+            except ValueError as error:
+                return None, str(error)
+        return (found, "") if np.isfinite(found[known]).all() else (None, "it is not finite")
+
+    replicates, missing = _resamples(rng, scored, factors, parts, num_replicates)
     chance = [np.asarray(score(shuffle(rng, codes), factors)) for _ in range(num_shuffles)]
     half = np.full_like(value, np.nan)
     if replicates:
         quantile = special.stdtrit(num_replicates - 1, 0.5 + level / 2)
-        half = quantile * np.std(replicates, axis=0, ddof=1)
+        half[known] = quantile * np.std(replicates, axis=0, ddof=1)[known]
     return Estimate(
         value,
         value - half,
@@ -144,9 +166,58 @@ def estimate_score(
         len(codes),
         1,
         level,
-        f"bootstrap standard error over rows, {num_replicates} replicates (Student t)",
+        missing or f"bootstrap standard error over rows, {num_replicates} replicates (Student t)",
         description,
     )
+
+
+def _resamples(
+    rng: np.random.Generator,
+    scored: Callable[[np.ndarray], tuple[np.ndarray | None, str]],
+    factors: np.ndarray,
+    parts: list[tuple[int, int]],
+    num_replicates: int,
+) -> _Resamples:
+    """The score of rows drawn with replacement inside each part, (first row, end).
+
+    ``scored`` takes rows and returns their score, or None and why there is none.
+    """
+    for factor, row, other in _lone_rows(factors, parts) if num_replicates else ():
+        without = np.arange(len(factors))
+        without[row] = other
+        if scored(without)[0] is None:
+            return _Resamples(
+                [],
+                f"no interval: row {row} alone has another level of factor {factor} than all that "
+                "it is resampled with, and one row shows no spread",
+            )
+    replicates, refused, reason = [], 0, ""
+    while len(replicates) < num_replicates:
+        found, said = scored(np.concatenate([rng.integers(a, b, b - a) for a, b in parts]))
+        if found is not None:
+            replicates.append(found)
+            continue
+        refused, reason = refused + 1, said
+        if refused > num_replicates:
+            drawn = refused + len(replicates)
+            return _Resamples(
+                [],
+                f"no interval: {refused} of {drawn} resamples cannot be scored, the last because: "
+                f"{reason.rstrip('.')}",
+            )
+    return _Resamples(replicates)
+
+
+def _lone_rows(factors: np.ndarray, parts: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Factors with one level in all rows of a part but one: (factor, that row, another row)."""
+    found = []
+    for factor, column in enumerate(factors.reshape(len(factors), -1).T):
+        for begin, end in parts:
+            _, first, counts = np.unique(column[begin:end], return_index=True, return_counts=True)
+            if sorted(counts) == [1, end - begin - 1]:
+                row, other = first[np.argsort(counts, kind="stable")]
+                found.append((factor, begin + int(row), begin + int(other)))
+    return found
 
 
 def _mean(chance: list[np.ndarray], like: np.ndarray) -> Any:

@@ -179,7 +179,8 @@ def score_suite(
         Iterator over names and their estimates, by label.
 
     Raises:
-        ValueError: At once: an unknown name, or codes and factors that cannot be scored.
+        ValueError: At once: an unknown name, codes and factors that cannot be scored, or a factor
+            with one level among the rows that are.
     """
     for name in names:
         if name not in METRICS:
@@ -193,6 +194,8 @@ def score_suite(
             f"{num_train} that train."
         )
     levels = factor_levels(factors, len(codes), least=2).index
+    if not all(METRICS[name].draws for name in names):
+        _check_scored(levels, num_train)
     vote_key, resample_key = jax.random.split(key)
 
     def estimate(metric: Metric) -> dict[str, Estimate]:
@@ -216,6 +219,19 @@ def score_suite(
         return {label: _at(whole, i) for i, label in enumerate(metric.labels)}
 
     return ((name, estimate(METRICS[name])) for name in names)
+
+
+def _check_scored(levels: np.ndarray, num_train: int) -> None:
+    """Raises ValueError if a factor has one level among the leading rows, though more in all."""
+    constant = (levels[:num_train] == levels[:1]).all(axis=0)
+    if constant.any():
+        factor = int(np.argmax(constant))
+        second = int(np.argmax(levels[:, factor] != levels[0, factor]))
+        raise ValueError(
+            f"factor {factor} has one level in the first {num_train} rows (num_train), which are "
+            f"scored, and another from row {second} on: order the rows at random, or give at least "
+            f"{second + 1} to num_train."
+        )
 
 
 def _at(estimate: Estimate, label: int) -> Estimate:
