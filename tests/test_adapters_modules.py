@@ -126,6 +126,7 @@ class Net(nnx.Module):
 
 def test_nnx_sites_are_paths_calls_and_parts_and_the_model_is_left_alone():
     model = Net(nnx.Rngs(0))
+    model.eval()
     before = nnx.state(model)
     forward, params = from_nnx(model)
     sites = forward.sites(params, X, EPS)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vaecausal_jax.changes import Value, whole
+from vaecausal_jax.evaluation_mode import check_evaluation
 
 Array = jax.Array
 
@@ -189,6 +190,9 @@ def list_sites(forward: Callable[..., Trace], params: Any, x: Any, eps: Any) -> 
 
     Units are taken to lie on the last axis of floating values; ``Model.sites`` knows better, and so
     does a forward with a method ``sites``, as adapters make them: it is asked.
+
+    Raises:
+        ValueError: A forward in training mode, see ``check_evaluation``.
     """
     known: Callable[..., Sites] | None = getattr(forward, "sites", None)
     if known is not None:
@@ -196,12 +200,16 @@ def list_sites(forward: Callable[..., Trace], params: Any, x: Any, eps: Any) -> 
     sites = {}
 
     def run(params, x, eps):
-        # Read while tracing: what eval_shape returns has its names in alphabetical order.
-        for name, a in forward(params, x, eps, {}).activations.items():
+        trace = forward(params, x, eps, {})
+        # Read while tracing: trees of results have their names in alphabetical order.
+        for name, a in trace.activations.items():
             has_units = a.ndim > 0 and jnp.issubdtype(a.dtype, jnp.floating)
             sites[name] = Site(a.shape, a.dtype, a.ndim - 1 if has_units else None)
+        return trace
 
-    jax.eval_shape(run, params, x, eps)
+    num_params = len(jax.tree.leaves(params))
+    program = jax.make_jaxpr(run)(params, x, eps)
+    check_evaluation(program, [i >= num_params for i in range(len(program.in_avals))])
     return Sites(sites)
 
 

@@ -36,7 +36,17 @@ def from_equinox(
 
     Returns:
         The forward and ``params``, the model with ``None`` for all but its floating arrays.
+
+    Raises:
+        ValueError: A module with ``inference=False``: dropout, batch or spectral normalisation in
+            training.
     """
+    for path, module in _modules(model, ()):
+        if getattr(module, "inference", None) is False and getattr(module, "p", 1) != 0:
+            raise ValueError(
+                f"{site_name(path) or 'the model'}, {type(module).__name__}, is in training mode. "
+                "Give from_equinox the model in evaluation mode: eqx.nn.inference_mode(model)."
+            )
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def run(params, x, eps):

@@ -7,6 +7,12 @@ import flax.linen as nn
 
 from vaecausal_jax.adapters.named_values import Adapted, from_named
 from vaecausal_jax.adapters.naming import name_outputs, site_name
+from vaecausal_jax.evaluation_mode import check_state, leaves_by_path
+
+REMEDY = (
+    "Call the module in evaluation mode (use_running_average=True, deterministic=True, "
+    "update_stats=False, no mutable collections)."
+)
 
 
 def from_linen(
@@ -20,7 +26,8 @@ def from_linen(
     A submodule's output is the site of its path, ``encoder/Dense_0``; that of another method,
     ``encoder.embed``; what the outermost module returns, its class's name. Several arrays are
     ``path[0]``, ``path['mean']``; several calls ``path#0``, ``path#1``. Values named with
-    ``checkpoint_name`` inside are sites too. Under ``nn.scan`` a site has an axis of layers.
+    ``checkpoint_name`` inside are sites too. Under ``nn.scan`` a site has an axis of layers. A
+    module in training mode is refused as it is traced.
 
     Args:
         module: Called as ``module.apply({"params": params}, x, eps)``; or ``function(params, x,
@@ -42,9 +49,18 @@ def from_linen(
 
 
 def _name(next_function, args, kwargs, context):
+    module = context.module
+    before = _state(module)
     outputs = next_function(*args, **kwargs)
+    name = site_name(module.path or (type(module).__name__,))
+    check_state(before, _state(module), name, REMEDY)
     method = context.method_name
     if method.startswith("_") and method != "__call__" or method == "setup":
         return outputs
-    name = site_name(context.module.path or (type(context.module).__name__,))
     return name_outputs(name if method == "__call__" else f"{name}.{method}", outputs)
+
+
+def _state(module: nn.Module) -> dict[Any, Any]:
+    """The module's variables but its parameters; empty before it is bound."""
+    variables = {} if module.scope is None else module.variables
+    return leaves_by_path({kind: v for kind, v in variables.items() if kind != "params"})

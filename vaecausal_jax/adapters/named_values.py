@@ -37,6 +37,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from vaecausal_jax.changes import Changed, whole
+from vaecausal_jax.evaluation_mode import check_evaluation
 from vaecausal_jax.interventions import (
     Affine,
     BoxPatch,
@@ -116,7 +117,8 @@ class Adapted:
 
         Raises:
             ValueError: Before anything runs: a site that is unknown, not reached, or in a construct
-                that cannot be entered; an intervention that does not fit its site.
+                that cannot be entered; an intervention that does not fit its site; a function in
+                training mode, see ``check_evaluation``.
         """
         trace, _ = self._run(params, x, eps, interventions)
         return trace
@@ -143,6 +145,8 @@ class Adapted:
     def _run(self, params, x, eps, interventions) -> tuple[Trace, dict[str, Site]]:
         arguments = (params, x, eps)
         program, shape = jax.make_jaxpr(self.function, return_shape=True)(*arguments)
+        num_params = len(jax.tree.leaves(params))
+        check_evaluation(program, [i >= num_params for i in range(len(program.in_avals))])
         tape = Tape(interventions)
         named = _distinct(list(_names_of_program(program, self.unroll)))
         _refuse(named, interventions)

@@ -8,6 +8,9 @@ from flax import nnx
 
 from vaecausal_jax.adapters.named_values import Adapted, from_named
 from vaecausal_jax.adapters.naming import naming_class, site_name
+from vaecausal_jax.evaluation_mode import check_state, leaves_by_path
+
+REMEDY = "Call model.eval() before from_nnx, and let noise come from eps."
 
 
 def from_nnx(
@@ -21,8 +24,8 @@ def from_nnx(
 
     What a submodule's ``__call__`` returns is the site of its path, ``encoder/layers/0``; several
     arrays are ``path[0]``, several calls ``path#0``; a module reached on two paths has the first.
-    The model is split once; every run merges a copy and drops what the run changed in it
-    (statistics, counters). Variables other than ``nnx.Param`` are held as they are now.
+    The model is split once, and every run merges a copy. Variables other than ``nnx.Param`` are
+    held as they are now; a run that changes statistics or draws random numbers is refused.
 
     Args:
         model: The module; it is left alone.
@@ -41,6 +44,10 @@ def from_nnx(
         for path, module in list(nnx.iter_graph(copy)):
             if path and isinstance(module, nnx.Module) and callable(module):
                 module.__class__ = naming_class(type(module), site_name(path))
-        return copy(x, eps) if call is None else call(copy, x, eps)
+        before = leaves_by_path(nnx.state(copy, nnx.Not(nnx.Param)))
+        outputs = copy(x, eps) if call is None else call(copy, x, eps)
+        after = leaves_by_path(nnx.state(copy, nnx.Not(nnx.Param)))
+        check_state(before, after, type(model).__name__, REMEDY)
+        return outputs
 
     return from_named(run, unit_axes=unit_axes, unroll=unroll), params
