@@ -507,11 +507,11 @@ def test_config_is_hashable():
     [
         (config_of(), pictures()[0], "expected"),
         (config_of(), pictures((8, 8, 1)), "expected"),
-        (config_of(), pictures() > 0.5, "floating"),
+        (config_of(), pictures() + 0j, "images have dtype complex64, expected uint8 or floats"),
         (config_of(obj.beta_tc_vae(2.0, 3)), pictures(), "batch of 8 from num_images = 3"),
         (config_of(obj.vq_vae()), pictures(), "vq_vae needs a model with a codebook"),
     ],
-    ids=["one image", "other size", "boolean", "num_images", "objective"],
+    ids=["one image", "other size", "complex", "num_images", "objective"],
 )
 def test_data_or_objective_that_does_not_fit_is_an_error(config, data, message):
     with pytest.raises(ValueError, match=message):

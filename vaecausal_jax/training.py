@@ -17,6 +17,13 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from vaecausal_jax.data.dataset import Dataset, sample_images
+from vaecausal_jax.data.scales import (
+    check_unit,
+    extremes,
+    is_concrete,
+    native,
+    whole_numbers_divisor,
+)
 from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.models.model import Model
 from vaecausal_jax.objectives import Objective
@@ -24,6 +31,10 @@ from vaecausal_jax.sites import Array
 
 ACTIVE_KL = 0.01
 """A latent is active where its mean KL exceeds this many nats."""
+
+
+_GREATEST_PIXEL = 32.0
+"""Beyond this no pixels are standardised ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +131,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
     def step(state: TrainState, data) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(state.key, state.step)
         batch_key, noise_key, objective_key = jax.random.split(step_key, 3)
-        images = draw_batch(batch_key, data, config.batch_size)
+        images = _draw(batch_key, data, config.batch_size)
         eps = jax.random.normal(noise_key, (config.batch_size, *model.noise_shape))
         (loss, (trace, terms)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, state.objective_state, images, eps, objective_key
@@ -134,6 +145,8 @@ def make_trainer(config: TrainConfig) -> Trainer:
         return state, {"loss": loss, **terms, **more}
 
     def advance(state: TrainState, data, num_records: int):
+        data = _on_scale(data, "" if likelihood is None else likelihood.name)
+
         def record(state, _):
             state, terms = jax.lax.scan(
                 lambda s, _: step(s, data), state, length=config.record_every
@@ -148,9 +161,14 @@ def make_trainer(config: TrainConfig) -> Trainer:
 def make_train(config: TrainConfig) -> Callable[[Array, Any], tuple[TrainState, dict[str, Array]]]:
     """Returns ``train(key, data) -> (state, history)``, pure, for one seed.
 
-    ``data`` is a ``Dataset`` or an array of images (images, height, width, channels), uint8 or
-    float in [0, 1]. ``history`` maps each loss term to its mean over every ``record_every`` steps:
-    shape (records,), or (records, latents) for ``kl_per_latent``.
+    ``data`` is a ``Dataset`` or an array of images (images, height, width, channels): floats in
+    [0, 1], bytes of 0 to 255, or 0 and 1 of any type. Images on another scale are refused under a
+    Bernoulli likelihood; a Gaussian one takes any floats of a few units, and one of counts or mixed
+    columns any numbers as they are. Under ``jax.jit`` values cannot be looked at: what would be
+    refused becomes NaN there, and so does the loss from the first record on.
+
+    ``history`` maps each loss term to its mean over every ``record_every`` steps: shape (records,),
+    or (records, latents) for ``kl_per_latent``.
     """
     trainer = make_trainer(config)
 
@@ -161,14 +179,74 @@ def make_train(config: TrainConfig) -> Callable[[Array, Any], tuple[TrainState, 
     return train
 
 
-def draw_batch(key: Array, data: Dataset | Array, num: int) -> Array:
-    """Draws images with replacement: float32 in [0, 1], (num, height, width, channels)."""
+def draw_batch(key: Array, data: Dataset | Array | np.ndarray, num: int) -> Array:
+    """Draws images with replacement: float32 in [0, 1], (num, height, width, channels).
+
+    Whole numbers are divided by 255, unless the data have only 0 and 1; floats are taken as they
+    are.
+
+    Raises:
+        ValueError: Whole numbers outside 0 to 255, where they can be looked at; or no real ones.
+    """
+    return _draw(key, _on_scale(data, ""), num)
+
+
+class _Images(NamedTuple):
+    """An array of images, and how to read it.
+
+    Attributes:
+        pixels: (images, height, width, channels).
+        divisor: Of whole numbers, 255 or 1; NaN for an unknown scale. None for floats as they are.
+    """
+
+    pixels: Any
+    divisor: Any
+
+
+def _on_scale(data: Any, likelihood: str) -> Any:
+    """A ``Dataset`` as it is; of an array, on which scale it is.
+
+    Raises:
+        ValueError: A concrete array on a scale that the likelihood cannot read.
+    """
     if not isinstance(data, jax.Array | np.ndarray):
+        return data
+    pixels = native(data)
+    if likelihood in ("multinomial", "mixed"):  # Counts, or numbers of several kinds.
+        return _Images(pixels, None)
+    if not jnp.issubdtype(pixels.dtype, jnp.floating):
+        return _Images(pixels, whole_numbers_divisor(pixels))
+    if likelihood in ("bernoulli", "semi_supervised"):
+        what = f"a {likelihood} likelihood reads"
+        if is_concrete(pixels):
+            check_unit(pixels, what)
+            return _Images(pixels, None)
+        low, high = jnp.min(pixels), jnp.max(pixels)
+        return _Images(pixels, jnp.where((low >= -1e-3) & (high <= 1.001), 1.0, jnp.nan))
+    if likelihood == "gaussian" and is_concrete(pixels):
+        largest = max(map(abs, extremes(pixels))) if pixels.size else 0.0
+        if not largest <= _GREATEST_PIXEL:
+            raise ValueError(
+                f"a gaussian likelihood of fixed variance reads images of a few units, at most "
+                f"{_GREATEST_PIXEL:g}, got {pixels.dtype} up to {largest:.4g}: pass images / 255 "
+                "if these are bytes, or standardise them."
+            )
+    return _Images(pixels, None)
+
+
+def _draw(key: Array, data: Any, num: int) -> Array:
+    if not isinstance(data, _Images):
         return sample_images(key, data, num)
-    rows = jnp.asarray(data)[jax.random.randint(key, (num,), 0, data.shape[0])]
-    if jnp.issubdtype(rows.dtype, jnp.integer):
-        return rows.astype(jnp.float32) / 255.0
-    return rows
+    pixels, divisor = data
+    rows = jnp.asarray(pixels)[jax.random.randint(key, (num,), 0, pixels.shape[0])]
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    if divisor is None or (isinstance(divisor, float) and divisor == 1.0):
+        return rows
+    if isinstance(divisor, float):
+        return rows / divisor
+    # Found when the program runs. Each side is the arithmetic of a scale that is known before.
+    scaled = rows / 255.0 if not jnp.issubdtype(pixels.dtype, jnp.floating) else rows
+    return jnp.where(jnp.isnan(divisor), jnp.nan, jnp.where(divisor == 1.0, rows, scaled))
 
 
 def map_seeds(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaecausal_jax.data.dataset import Dataset, Factor, index_of, num_images
+from vaecausal_jax.data.scales import is_concrete, only_zeros_and_ones
+
+_ENOUGH = 16
+"""So many images with no pixel above 1 are images of bits."""
 
 ReadImages = Callable[[np.ndarray], np.ndarray]
 """Image indices (num,) in the order of `index_of` to pixels (num, h, w, c) uint8, on the host."""
@@ -54,14 +58,28 @@ class ByteImages:
     """Images kept in the device's memory at one byte a channel.
 
     Attributes:
-      pixels: (image, h, w, c) uint8, images in the order of `index_of`.
+      pixels: (image, h, w, c) uint8 from 0 to 255, images in the order of `index_of`.
       factors: the grid of factors.
       image_shape: (h, w, c).
+
+    Raises:
+      ValueError: concrete pixels of another type, or of 0 and 1 alone, which would all be black.
     """
 
     pixels: jax.Array
     factors: tuple[Factor, ...] = flax.struct.field(pytree_node=False)
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    def __post_init__(self):
+        """Looks at pixels that are images: trees are rebuilt with other leaves too."""
+        if not is_concrete(self.pixels) or self.pixels.shape[1:] != self.image_shape:
+            return
+        _check_bytes(self.pixels)
+        if only_zeros_and_ones(self.pixels):
+            raise ValueError(
+                "pixels are only 0 and 1, and ByteImages reads 0 to 255: pass 255 * pixels, or "
+                "StoredImages of numpy.packbits(pixels.reshape(len(pixels), -1), axis=1)."
+            )
 
     def image(self, factors: jax.Array) -> jax.Array:
         """Return the image (h, w, c) at integer levels (factor,)."""
@@ -100,7 +118,14 @@ class StreamedImages:
         flat = rows.reshape(-1)
         if flat.size and (flat.min() < 0 or flat.max() >= total):
             raise ValueError(f"image index outside 0 to {total - 1}: {flat.min()} to {flat.max()}.")
-        return self.read(flat).reshape(*rows.shape, *self.image_shape)
+        pixels = self.read(flat)
+        _check_bytes(pixels)
+        if flat.size >= _ENOUGH and only_zeros_and_ones(pixels):
+            raise ValueError(
+                f"{flat.size} images have pixels of only 0 and 1, and StreamedImages reads 0 to "
+                "255: let read return 255 * pixels."
+            )
+        return pixels.reshape(*rows.shape, *self.image_shape)
 
 
 @flax.struct.dataclass
@@ -141,13 +166,29 @@ def on_device(data: StreamedImages, *, block: int = 4096) -> ByteImages:
     """Read a streamed set whole into the device's memory, at one byte a channel.
 
     It takes `num_images * h * w * c` bytes there and, while it is read, on the host: 224 MB for one
-    camera of a SmallNORB file, 5.9 GB for 3DShapes, 12.7 GB for MPI3D.
+    camera of a SmallNORB file, 5.9 GB for 3DShapes, 12.7 GB for MPI3D. A set of 0 and 1 alone
+    becomes one of 0 and 255.
+
+    Raises:
+      ValueError: `data.read` gives another type than uint8.
     """
     pixels = np.empty((num_images(data), *data.image_shape), np.uint8)
     for start in range(0, len(pixels), block):
         rows = np.arange(start, min(start + block, len(pixels)))
-        pixels[rows] = data.read(rows)
+        read = data.read(rows)
+        _check_bytes(read)
+        pixels[rows] = read
+    if only_zeros_and_ones(pixels):
+        pixels *= 255
     return ByteImages(jax.device_put(pixels), data.factors, data.image_shape)
+
+
+def _check_bytes(pixels: np.ndarray | jax.Array) -> None:
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels are {pixels.dtype}{pixels.shape}, expected uint8 from 0 to 255: of floats in "
+            "[0, 1] pass numpy.round(255 * pixels).astype(numpy.uint8)."
+        )
 
 
 def _unit(pixels: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from vaecausal_jax.data.scales import check_unit, native
 from vaecausal_jax.objectives import Likelihood, kl_per_latent
 from vaecausal_jax.sites import Array
 
@@ -47,8 +48,12 @@ def elbo(likelihood: Likelihood, outputs: Array, image: Array, mean: Array, logv
 
 
 def mean_squared_error(image: Array, reconstruction: Array) -> Array:
-    """Mean over pixels of the squared difference."""
-    _check_same_shape(image, reconstruction)
+    """Mean over pixels of the squared difference.
+
+    Raises:
+        ValueError: Shapes that differ, or whole numbers, whose differences wrap around.
+    """
+    image, reconstruction = _of_floats(image, reconstruction)
     return jnp.mean((image - reconstruction) ** 2)
 
 
@@ -56,8 +61,13 @@ def binary_cross_entropy(image: Array, logits: Array) -> Array:
     """Mean over pixels of -x log p - (1 - x) log(1 - p), p = sigmoid(logits), in nats.
 
     Not zero for a perfect reconstruction of a grey image, but that image's own entropy.
+
+    Raises:
+        ValueError: Shapes that differ, or a concrete image outside [0, 1].
     """
+    image = native(image)
     _check_same_shape(image, logits)
+    check_unit(image, "cross-entropy reads")
     # log(1 + exp(l)) - x l
     return jnp.mean(jnp.logaddexp(logits, 0.0) - image * logits)
 
@@ -80,9 +90,9 @@ def structural_similarity(
         sigma: Of the window, in pixels.
 
     Raises:
-        ValueError: Shapes that differ, or an image smaller than the window.
+        ValueError: Shapes that differ, whole numbers, or an image smaller than the window.
     """
-    _check_same_shape(image, reconstruction)
+    image, reconstruction = _of_floats(image, reconstruction)
     size = 2 * math.ceil(3.33 * sigma) + 1
     if min(image.shape[:2]) < size:
         raise ValueError(f"image has shape {image.shape}, smaller than the {size} x {size} window.")
@@ -111,6 +121,18 @@ def _slide(x: Array, window: Array, axis: int) -> Array:
     valid = x.shape[axis] - window.size + 1
     parts = (jnp.take(x, jnp.arange(i, i + valid), axis=axis) for i in range(window.size))
     return sum((w * part for w, part in zip(window, parts, strict=True)), jnp.zeros(()))
+
+
+def _of_floats(image: Array, other: Array) -> tuple[Array, Array]:
+    image, other = native(image), native(other)
+    _check_same_shape(image, other)
+    for x in (image, other):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"images have dtype {x.dtype}, expected floats in [0, 1]: pass image / 255 of "
+                "bytes, image.astype(float) of 0 and 1."
+            )
+    return image, other
 
 
 def _check_same_shape(image: Array, other: Array) -> None:

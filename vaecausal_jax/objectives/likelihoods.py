@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vaecausal_jax.data.scales import check_unit, native
 from vaecausal_jax.products import sum_last
 from vaecausal_jax.sites import Array
 
@@ -28,9 +29,14 @@ class Likelihood(NamedTuple):
 
 
 def bernoulli() -> Likelihood:
-    """Independent Bernoulli pixels; outputs are logits. Images may be grey: the field's habit."""
+    """Independent Bernoulli pixels; outputs are logits. Images may be grey: the field's habit.
+
+    Concrete images outside [0, 1] are a ValueError: their "probability" has no bound.
+    """
 
     def log_prob(logits, images):
+        images = native(images)
+        check_unit(images, "a bernoulli likelihood reads")
         # log(1 + e^l) without overflow; cheaper on a CPU than logaddexp. The exponent is -|l|,
         # written so that the gradient at l = 0 is right: that of abs would not cancel the kink.
         positive = jax.nn.relu(logits)
@@ -45,6 +51,7 @@ def gaussian(variance: float = 1.0) -> Likelihood:
     constant = math.log(2 * math.pi * variance)
 
     def log_prob(means, images):
+        images = native(images)
         return -0.5 * sum_last((images - means) ** 2 / variance + constant, 3)
 
     return Likelihood("gaussian", "mean", log_prob, lambda means: means)
@@ -60,6 +67,7 @@ def multinomial() -> Likelihood:
     axes = (-3, -2, -1)
 
     def log_prob(logits, counts):
+        counts = native(counts)
         return sum_last(counts * jax.nn.log_softmax(logits, axis=axes), 3)
 
     def mean(logits):
