@@ -175,6 +175,13 @@ def test_printed_config_is_a_valid_config_file(preset, call, tmp_path):
     assert study.from_json(json.loads(again)) == expected
 
 
+def test_a_missing_preset_is_not_an_unknown_one(call):
+    code, out, err = call("study", "--preset", "--seeds", "3")
+    assert code == 2
+    assert "unknown --preset" not in out + err
+    assert "Missing argument" in out + err
+
+
 def test_unknown_preset_lists_the_known_ones(call, tmp_path):
     code, out, err = call("study", "--preset", "quik", "--out", tmp_path / "out")
     assert code == 2

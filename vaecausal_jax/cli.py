@@ -152,7 +152,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
         if option not in kinds:
             raise ValueError(unknown_choice(f"option of vaecausal {name}", option, kinds))
         value = value if equals else following
-        if typing.get_origin(kinds[option]) is Literal and value:
+        is_given = value and (equals or not value.startswith("-"))
+        if typing.get_origin(kinds[option]) is Literal and is_given:
             choices = typing.get_args(kinds[option])
             if value not in choices:
                 raise ValueError(unknown_choice(option, value, choices))

@@ -190,7 +190,7 @@ def json_values(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [json_values(item, f"{name}[{place}]") for place, item in enumerate(value)]
     if isinstance(value, set | frozenset):
-        items = [json_values(item, f"an element of {name}") for item in value]
+        items = [json_values(item, f"{name}[{item!r}]") for item in value]
         return sorted(items, key=json.dumps)
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         return json_values(value.tolist(), name)
@@ -304,7 +304,7 @@ def run_lock(folder: str | os.PathLike) -> Iterator[None]:
     It holds between the processes of a machine, and between machines where the file system passes
     ``flock`` on, as NFS does on Linux. Where the platform (Windows) or the file system has no such
     locks, nothing is locked: every file is whole all the same, but two writers repeat each other's
-    work.
+    work. Nor is a folder of a file system that is read-only, where what is finished can be opened.
 
     Args:
         folder: The folder; made if absent.
@@ -374,6 +374,11 @@ def _locked(path: pathlib.Path, wait: bool) -> BinaryIO | None:
             file = path.open("a+b", buffering=0)
         except FileNotFoundError:  # The last holder has just removed the folder.
             continue
+        except OSError as error:
+            # Nobody writes to a folder that is there to be read only.
+            if error.errno == errno.EROFS and path.parent.is_dir():
+                return None
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
