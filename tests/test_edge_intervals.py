@@ -18,6 +18,7 @@ from scipy import special
 
 from vaecausal_jax import inference, mediators
 from vaecausal_jax.circuits.selectors import select_top
+from vaecausal_jax.circuits.stability import selection_stability
 from vaecausal_jax.circuits.tasks import make_task, task_values
 from vaecausal_jax.commands.metrics import MetricsCommand, run_metrics_command
 from vaecausal_jax.contrasts import Gram, Mediated, NaturalEffects
@@ -534,3 +535,10 @@ def test_the_command_says_why_there_is_no_interval(tmp_path, capsys):
     run_metrics_command(MetricsCommand(codes=path, metrics=("mig",), references=False))
     printed = " ".join(capsys.readouterr().out.split())
     assert "mig: no interval: row 0 alone has another level of factor 1" in printed
+
+
+def test_a_circuit_is_selected_in_some_resample_or_refused():
+    samples = {"a": np.ones((2, 2))}
+    for options, message in ({"num_resamples": 0}, "num_resamples is 0"), ({"level": 95}, "level"):
+        with pytest.raises(ValueError, match=message):
+            selection_stability(KEY, samples, lambda s: select_top(s, 1), **options)

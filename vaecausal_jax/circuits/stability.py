@@ -18,6 +18,7 @@ from vaecausal_jax.circuits.scorers import Samples
 from vaecausal_jax.circuits.tasks import Masks, Scores
 from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import poisson_weights
+from vaecausal_jax.inference.estimate import check_level
 from vaecausal_jax.sites import Array
 
 
@@ -75,15 +76,23 @@ def selection_stability(
         level: Confidence with which they must (Clopper and Pearson's one-sided bound).
 
     Raises:
-        ValueError: A threshold outside [0.5, 1), or fewer than two pairs.
+        ValueError: A threshold outside [0.5, 1), a level outside (0, 1), fewer than two pairs, or
+            no resample that holds any.
     """
+    check_level(level)
     if not 0.5 <= threshold < 1:
         raise ValueError(f"threshold must lie in [0.5, 1), got {threshold}.")
     num_pairs = {np.shape(values)[-1] for values in samples.values()}
     if len(num_pairs) != 1 or min(num_pairs) < 2:
         raise ValueError(f"samples need one number of pairs, two or more, got {num_pairs}.")
     weights = np.asarray(poisson_weights(key, num_resamples, num_pairs.pop()), float)
+    # A resample without any pair selects nothing, and is none.
     weights = weights[weights.sum(1) > 0]
+    if not len(weights):
+        raise ValueError(
+            f"num_resamples is {num_resamples}, and none of them holds a pair: expected more, such "
+            "as the default 200."
+        )
     weights /= weights.sum(1, keepdims=True)
 
     def selected(weight):
