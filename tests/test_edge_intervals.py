@@ -225,9 +225,9 @@ ELSEWHERE = {
     "inference.estimate.": "words on levels, without data",
     "inference.resampling.": "intervals that bootstrap_ratio takes, and their parts",
     "inference.two_level.resample_two_level": "what bootstrap_two_level rests on",
-    "interchange.interchange_report": "continuous_iia of swaps that it makes",
     "planted.recovery.recover": "draws its own pairs",
     "circuits.by_factor.factor_circuits": "refuses fewer than eight pairs, then faithfulness_grid",
+    "interchange.interchange_report": "continuous_iia of the swaps that it makes",
     "disentanglement.suite.score_suite": "estimate_score of every metric: see below",
 }
 """What is not called with the data above, and why."""

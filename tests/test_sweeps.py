@@ -234,7 +234,12 @@ def test_patch_units_equals_patching_each_unit_in_each_run_also_past_a_skip(site
         (jnp.zeros(0), jnp.zeros(2), {}, r"all leaves of points.*non-zero leading axis"),
         (jnp.zeros(2), jnp.zeros((0, 3)), {}, "all leaves of contexts"),
         (jnp.zeros(()), jnp.zeros(2), {}, "all leaves of points"),
-        ((jnp.zeros(2), jnp.zeros(3)), jnp.zeros(2), {}, r"got points\[0\] \(2,\), points\[1\] \(3,\)"),
+        (
+            (jnp.zeros(2), jnp.zeros(3)),
+            jnp.zeros(2),
+            {},
+            r"got points\[0\] \(2,\), points\[1\] \(3,\)",
+        ),
         (jnp.zeros(2), (jnp.zeros(2), jnp.zeros(3)), {}, "all leaves of contexts"),
         ({}, jnp.zeros(2), {}, "all leaves of points"),
         (jnp.zeros(2), jnp.zeros(2), {"block": Block(0, 1)}, "at least 1 x 1, got 0 x 1"),

@@ -29,7 +29,13 @@ from vaecausal_jax.processes import (
     tree_from_first,
 )
 from vaecausal_jax.sites import Array
-from vaecausal_jax.training import TrainConfig, TrainState, fastest_over_seeds, make_trainer
+from vaecausal_jax.training import (
+    TrainConfig,
+    TrainState,
+    check_images,
+    fastest_over_seeds,
+    make_trainer,
+)
 
 KEEP = 2
 """Complete checkpoints that are kept; older ones are deleted."""
@@ -169,7 +175,11 @@ def train_resumably(
 
     Returns:
         States with a leading axis of seeds; history with leading axes (seeds, records).
+
+    Raises:
+        ValueError: Images on an unknown scale, see ``make_train``; a folder of another run.
     """
+    check_images(config, data)
     over_seeds = over_seeds or fastest_over_seeds()
     trainer = make_trainer(config)
     num_records = config.num_steps // config.record_every

@@ -326,7 +326,9 @@ def interchange_report(
             )
             for share in (own & others, own, others)
         ]
-    best = np.nanmax([baseline.value for baseline in baselines.values()])
+    values = np.array([baseline.value for baseline in baselines.values()])
+    best = np.max(values, where=~np.isnan(values), initial=-np.inf)
+    best = np.nan if np.isnan(values).all() else best
     strict, target, preservation = shares
     return InterchangeReport(
         iia, baselines, float(iia.value - best), strict, target, preservation, point

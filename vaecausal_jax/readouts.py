@@ -444,6 +444,9 @@ def readout_scores(readout: Readout, x: Array, levels: Array) -> dict[str, float
         readout: The read-out.
         x: Images that it was not fitted to, (images, h, w, c).
         levels: Their true levels, (images, factors).
+
+    Raises:
+        ValueError: A factor that has one level in these images, so that there is nothing to read.
     """
     columns, truth, agree = _read(readout, x, jnp.asarray(levels))
     agree, scores, start = np.asarray(agree), {}, 0
@@ -451,12 +454,15 @@ def readout_scores(readout: Readout, x: Array, levels: Array) -> dict[str, float
         read, true = (np.asarray(a)[:, start : start + code.width] for a in (columns, truth))
         start += code.width
         spread = np.sum((true - true.mean(0)) ** 2)
+        if spread == 0:
+            raise ValueError(
+                f"factor {code.name!r} has one level in the {len(x)} images given: give images in "
+                "which it varies."
+            )
         scores[code.name] = (
             float(agree[:, i].mean())
             if isinstance(code, Categorical)
             else float(1 - np.sum((read - true) ** 2) / spread)
-            if spread > 0
-            else math.nan
         )
     return scores
 

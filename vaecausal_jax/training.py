@@ -158,6 +158,16 @@ def make_trainer(config: TrainConfig) -> Trainer:
     return Trainer(init, advance)
 
 
+def check_images(config: TrainConfig, data: Any) -> None:
+    """Looks at concrete images before they become arguments of a compiled program.
+
+    Raises:
+        ValueError: Images on a scale that the likelihood cannot read, see ``make_train``.
+    """
+    likelihood = config.objective.likelihood
+    _on_scale(data, "" if likelihood is None else likelihood.name)
+
+
 def make_train(config: TrainConfig) -> Callable[[Array, Any], tuple[TrainState, dict[str, Array]]]:
     """Returns ``train(key, data) -> (state, history)``, pure, for one seed.
 

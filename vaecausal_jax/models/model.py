@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vaecausal_jax.interventions import Interventions
 from vaecausal_jax.sites import Array, Sites, Tape, Trace, check_interventions
@@ -112,5 +113,11 @@ def _check_shape(word: str, value: Any, expected: tuple[int, ...], reason: str) 
         batched = len(shape) == len(expected) + 1 and shape[1:] == expected
         hint = " Use jax.vmap over the batch." if batched else ""
         raise ValueError(f"{word} has shape {shape}, expected {expected}: {reason}.{hint}")
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise ValueError(f"{word} has dtype {jnp.result_type(value)}, expected floating point.")
+    dtype = value.dtype if isinstance(value, np.ndarray) else jnp.result_type(value)
+    if not dtype.isnative:
+        raise ValueError(
+            f"{word} has dtype {dtype}, in another byte order than the machine's: give "
+            f"{word}.astype({dtype.newbyteorder('=').name!r})."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"{word} has dtype {dtype}, expected floating point.")
