@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import mediators
+from vaecausal_jax.circuits.graph_distance import graph_score
 from vaecausal_jax.data import causal, scenes
-from vaecausal_jax.factor_graph import (
-    direct_effects,
-    factor_graph,
-    graph_score,
-    scm_pairs,
-    swap_effects,
-)
+from vaecausal_jax.factor_graph import direct_effects, factor_graph, scm_pairs, swap_effects
 from vaecausal_jax.readouts import FactorPairs
 from vaecausal_jax.sites import Tape, list_sites
 

@@ -7,7 +7,6 @@ save that was interrupted, and is ignored. A file that does not match its manife
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -19,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax import Array
 
-from vaecausal_jax.manifests import difference, json_values, run_lock, write_text
+from vaecausal_jax.manifests import difference, json_values, run_lock, versions, write_text
 from vaecausal_jax.processes import (
     entered_by_first,
     from_first,
@@ -28,7 +28,6 @@ from vaecausal_jax.processes import (
     to_host,
     tree_from_first,
 )
-from vaecausal_jax.sites import Array
 from vaecausal_jax.training import (
     TrainConfig,
     TrainState,
@@ -214,12 +213,6 @@ def train_resumably(
             watch(done * config.record_every, history)
             progress(done * config.record_every, config.num_steps)
         return gathered(states), history
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers, to record beside them."""
-    names = ("vaecausal_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}
 
 
 def _complete_steps(folder: pathlib.Path) -> list[int]:

@@ -29,7 +29,7 @@ try:
     )
     from vaecausal_jax.commands.setting import use_machine
     from vaecausal_jax.commands.sweep import SweepCommand, run_sweep_command
-    from vaecausal_jax.sites import unknown_choice
+    from vaecausal_jax.errors import unknown_choice
     from vaecausal_jax.study.run import Study, plan_study, run_plan
 except ModuleNotFoundError as error:
     raise SystemExit(

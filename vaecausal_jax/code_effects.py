@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax.effects import UnitEffects, clean_runs, resample_effects
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.patching import unit_starts
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 

@@ -7,8 +7,7 @@ two more where M is held at a fixed value m. Everything in mediation is a contra
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-
-from vaecausal_jax.sites import Array
+from jax import Array
 
 
 class Outcomes(NamedTuple):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -27,7 +28,7 @@ from vaecausal_jax.effects import check_values, clean_runs
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure
+from vaecausal_jax.sites import Forward, Outcome, Sites, Trace, measure
 from vaecausal_jax.sweeps import Block
 
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, Trace, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.sweeps import Block
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -28,7 +29,7 @@ from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.data import Dataset, index_of
-from vaecausal_jax.sites import Array
 
 
 def held_out(

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 
 from vaecausal_jax import mediators
 from vaecausal_jax.data import Dataset, do_factor, images, sample_factors
@@ -32,7 +32,7 @@ from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.readouts import Readout, check_factor
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 

@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -415,3 +416,9 @@ def _holder(file: BinaryIO) -> str:
         return f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):  # It has not written its name yet.
         return "another process"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers, to record beside them."""
+    names = ("vaecausal_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
 from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Site, Sites, measure, outputs
 
 HIGHEST = lax.Precision.HIGHEST
 

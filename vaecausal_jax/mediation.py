@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax.contrasts import (
@@ -40,12 +41,13 @@ from vaecausal_jax.contrasts import (
     mediation_shares,
     natural,
 )
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Interventions, patch
 from vaecausal_jax.mediators import Mediator
 from vaecausal_jax.patching import Rows, unit_patch, unit_starts
 from vaecausal_jax.reductions import Reduction
 from vaecausal_jax.rows import check_pairs, check_rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
 __all__ = [

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -25,7 +26,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.mediation import mediate, unit_mediation
 from vaecausal_jax.mediators import Mediator
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, outputs
 from vaecausal_jax.sweeps import Block
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Interventions, combine, patch, swap_subspace
-from vaecausal_jax.sites import Array, Sites, unknown_choice
+from vaecausal_jax.sites import Sites
 
 Activations = Mapping[str, Array]
 Mediator = Callable[[Any, Activations], Interventions]

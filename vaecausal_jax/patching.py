@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import Mesh
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.reductions import Reduction
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, Skip, sweep
 
 NO_START = -1

@@ -17,20 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import check_index
+from vaecausal_jax.interventions.types import Fixed
 from vaecausal_jax.jax_versions import used_inputs
-from vaecausal_jax.sites import (
-    Array,
-    Forward,
-    Outcome,
-    Site,
-    Sites,
-    measure,
-    outputs,
-    unknown_choice,
-)
+from vaecausal_jax.sites import Forward, Outcome, Site, Sites, measure, outputs
 
 INPUT = "input"
 """The node of the whole input x, of one unit: what no site comes before."""
@@ -141,25 +135,6 @@ class Wiring(NamedTuple):
                 f"{', '.join(self.parents[target]) or 'nothing'}."
             )
         return self.nodes[source].num_units, self.nodes[target].num_units
-
-
-class Fixed(NamedTuple):
-    """A site's whole value, whatever the network computes there; also cuts the traced program."""
-
-    value: Array
-
-    def check(self, name: str, site: Site) -> None:
-        """Raises ValueError unless the value has the site's shape and dtype."""
-        if (self.value.shape, self.value.dtype) != (site.shape, site.dtype):
-            raise ValueError(
-                f"at site {name!r}: got {self.value.dtype}{self.value.shape}, expected "
-                f"{site.dtype}{site.shape}."
-            )
-
-    def apply(self, value: Array) -> Array:
-        """Returns the fixed value; what it replaces is not read."""
-        del value
-        return self.value
 
 
 def wiring(

@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.errors import unknown_choice
 
 DSPRITES_FILES = {
     "vae": "VAE.npz",

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from vaecausal_jax.changes import whole
 from vaecausal_jax.data import Dataset, images, sample_factors
 from vaecausal_jax.holdout import held_out
 from vaecausal_jax.models.networks import ConvEncoder, Dense
 from vaecausal_jax.readouts import FactorCode, Readout, factor_codes, readout_scores
-from vaecausal_jax.sites import Array, Tape
+from vaecausal_jax.sites import Tape
 
 
 class Probe(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax import manifold, mediation, surrogates
@@ -18,7 +19,7 @@ from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units, unit_patch, unit_starts
 from vaecausal_jax.rows import check_pairs, check_rows
-from vaecausal_jax.sites import Array, outputs
+from vaecausal_jax.sites import outputs
 from vaecausal_jax.stored_sweeps import Part
 from vaecausal_jax.sweeps import sweep
 

@@ -19,11 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.data import Dataset, Factor, factor_names, factor_position, images, minimal_pairs
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
-from vaecausal_jax.sites import Array, Outcome, Trace, unknown_choice
+from vaecausal_jax.sites import Outcome, Trace
 
 CATEGORICAL = ("shape", "object_shape", "category", "instance", "label")
 """Factors whose levels have no order, where the caller does not say which."""

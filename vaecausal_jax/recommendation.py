@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.inference.estimate import check_level, least_replicates, method_from
-from vaecausal_jax.sites import Array
 
 
 class GroupGap(NamedTuple):

@@ -5,17 +5,16 @@ one call of the forward, so the forward stays a pure function of its arguments. 
 a value is decided by the caller's interventions; the network never looks at them.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.changes import Value, whole
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.evaluation_mode import check_evaluation
-
-Array = jax.Array
 
 
 class Trace(NamedTuple):
@@ -38,9 +37,18 @@ Outcome = Callable[[Trace], Array]
 """What an effect is measured on."""
 
 
+Change = Callable[[Array, Array], Array]
+"""(outcome before, outcome after) to the signed change of each factor: ``Readout.change``."""
+
+
 def outputs(trace: Trace) -> Array:
     """The default outcome: the decoder's outputs (logits, or Gaussian means)."""
     return trace.outputs
+
+
+def difference(before: Array, after: Array) -> Array:
+    """What was added: the change where columns are factors on a line."""
+    return after - before
 
 
 def summed_in(dtype: Any) -> Any:
@@ -147,14 +155,6 @@ class Sites(Mapping[str, Site]):
             for name, site in self._sites.items()
         ]
         return "\n".join(rows)
-
-
-def unknown_choice(kind: str, given: object, valid: Any) -> str:
-    """A message for a name that is not among the valid ones, with the nearest that is."""
-    names = [str(name) for name in valid]
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.0)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {given!r}.{hint} Valid choices: {', '.join(names) or 'none'}."
 
 
 def as_steps(name: str, intervention: Any) -> tuple[Intervention, ...]:

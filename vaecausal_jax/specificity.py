@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
@@ -25,7 +26,6 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.inference.estimate import least_replicates
 from vaecausal_jax.inference.resampling import holding, middle
-from vaecausal_jax.sites import Array
 
 
 class Specificity(NamedTuple):

@@ -22,11 +22,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.data import Dataset, factor_names, sprites
 from vaecausal_jax.data import _geometry as geometry
 from vaecausal_jax.readouts import Ordered, Readout, factor_codes, safe_angle
-from vaecausal_jax.sites import Array
 
 SYMMETRIES = {"orientation": ("shape", (4, 2, 1))}
 """A square repeats four times in a turn, an ellipse twice, a heart once."""

@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.manifests import (
     UNSAFE,
     difference,
@@ -35,6 +34,7 @@ from vaecausal_jax.manifests import (
     remove_leftovers,
     run_lock,
     tree_digest,
+    versions,
     write_text,
     written_whole,
 )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -37,9 +37,8 @@ from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.patching import unit_starts
 from vaecausal_jax.products import sum_last
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sites import Change, Forward, Outcome, Sites, difference, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
-from vaecausal_jax.tensors import Change, difference
 
 Divergence = Callable[[Array, Array], Array]
 """KL(p(.|y) || p(.|y')) in nats from the decoder's outputs y and y' of one image."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy import stats
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
@@ -24,7 +25,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
 from vaecausal_jax.patching import Rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 Metric = Callable[[Array, Rows], Array]

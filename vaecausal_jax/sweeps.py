@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.reductions import Reduction
-from vaecausal_jax.sites import Array, unknown_choice
 from vaecausal_jax.staging import stage
 
 MESH_AXES = ("models", "points", "contexts")

@@ -14,12 +14,13 @@ average to zero otherwise.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -34,11 +35,8 @@ from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.mediation import paired_rows
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.readouts import FactorPairs
-from vaecausal_jax.sites import Array, Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.sites import Change, Forward, Outcome, Site, Sites, difference, measure, outputs
 from vaecausal_jax.sweeps import Block
-
-Change = Callable[[Array, Array], Array]
-"""(outcome before, outcome after) to the signed change of each factor: ``Readout.change``."""
 
 
 class TensorEstimate(NamedTuple):
@@ -58,11 +56,6 @@ class TensorEstimate(NamedTuple):
     def filtered(self) -> np.ndarray:
         """The means, zero where they are not significant."""
         return np.where(self.significant, self.estimate.value, 0.0)
-
-
-def difference(before: Array, after: Array) -> Array:
-    """What was added: the change where columns are factors on a line."""
-    return after - before
 
 
 def unit_sd(name: str, site: Site, values: Array) -> Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from vaecausal_jax.data.dataset import Dataset, sample_images
@@ -27,7 +28,6 @@ from vaecausal_jax.data.scales import (
 from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.models.model import Model
 from vaecausal_jax.objectives import Objective
-from vaecausal_jax.sites import Array
 
 ACTIVE_KL = 0.01
 """A latent is active where its mean KL exceeds this many nats."""

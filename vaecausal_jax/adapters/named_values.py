@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from vaecausal_jax.changes import Changed, whole
@@ -47,9 +47,9 @@ from vaecausal_jax.interventions import (
     Replace,
     SubspaceSwap,
 )
+from vaecausal_jax.interventions.types import Fixed
 from vaecausal_jax.jax_versions import CALLS, REMAT, bind, closed, scan_parts
-from vaecausal_jax.paths import Fixed
-from vaecausal_jax.sites import Array, Intervention, Site, Sites, Tape, Trace
+from vaecausal_jax.sites import Intervention, Site, Sites, Tape, Trace
 
 NO_INTERVENTIONS: Interventions = {}
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.circuits.evaluation import Curve, faithfulness_curve, faithfulness_grid
 from vaecausal_jax.circuits.graphs import EffectGraph, edge_values
@@ -27,7 +28,7 @@ from vaecausal_jax.circuits.tasks import (
     stack_circuits,
 )
 from vaecausal_jax.inference import Estimate, equivalence_test, false_discovery, split_halves
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, outputs
 
 
 class FactorCircuit(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.circuits.scorers import flat_scores
@@ -30,7 +31,6 @@ from vaecausal_jax.circuits.tasks import (
 )
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
 from vaecausal_jax.paths import Values
-from vaecausal_jax.sites import Array
 from vaecausal_jax.sweeps import Block
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

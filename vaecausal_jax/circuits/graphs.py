@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax.circuits.scorers import patched_values, read_node
@@ -26,7 +27,7 @@ from vaecausal_jax.inference import (
 from vaecausal_jax.paths import INPUT, OUTCOME, Pair
 from vaecausal_jax.processes import to_host
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 FACTORS = "factors"

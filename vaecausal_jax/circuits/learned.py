@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from vaecausal_jax.circuits.tasks import Masks, Scores, Task, outcomes, run_circuit
 from vaecausal_jax.paths import OUTCOME, Values
-from vaecausal_jax.sites import Array
 
 _BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
 """Temperature and stretch of the hard-concrete distribution, as published."""

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.circuits.partitions import (
@@ -40,7 +41,6 @@ from vaecausal_jax.circuits.rewiring import (
     symmetric_matrix,
     weight_matrix,
 )
-from vaecausal_jax.sites import Array
 
 
 class ModularityTest(NamedTuple):

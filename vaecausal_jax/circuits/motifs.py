@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.circuits.modularity import layer_matrices
 from vaecausal_jax.circuits.rewiring import Graph, trade_edges, weight_matrix
-from vaecausal_jax.sites import Array
 
 Counts = dict[str, float]
 

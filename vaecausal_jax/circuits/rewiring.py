@@ -14,9 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
-
-from vaecausal_jax.sites import Array
 
 Graph = Any
 """(sources, targets), or one such matrix a pair of adjacent layers."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.inference import (
@@ -28,7 +29,6 @@ from vaecausal_jax.inference import (
     false_discovery,
     sign_flip_test,
 )
-from vaecausal_jax.sites import Array
 
 
 class UnitRoles(NamedTuple):

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax import surrogates
 from vaecausal_jax.circuits.tasks import Scores, Task, outcomes, task_values
 from vaecausal_jax.interventions import Affine, BoxPatch
+from vaecausal_jax.interventions.types import Fixed
 from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.paths import INPUT, OUTCOME, Fixed, Node
-from vaecausal_jax.sites import Array, measure
+from vaecausal_jax.paths import INPUT, OUTCOME, Node
+from vaecausal_jax.sites import measure
 from vaecausal_jax.surrogates import Quadrature
 from vaecausal_jax.sweeps import Block, sweep
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.circuits.scorers import Samples, flat_scores
 from vaecausal_jax.circuits.tasks import (
@@ -22,7 +23,6 @@ from vaecausal_jax.circuits.tasks import (
 )
 from vaecausal_jax.inference import false_discovery, minimum_effect_test
 from vaecausal_jax.paths import OUTCOME, Values
-from vaecausal_jax.sites import Array
 
 
 def select_top(scores: Scores, num: int) -> dict[Any, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
@@ -19,7 +20,6 @@ from vaecausal_jax.circuits.tasks import Masks, Scores
 from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import poisson_weights
 from vaecausal_jax.inference.estimate import check_level
-from vaecausal_jax.sites import Array
 
 
 class Stability(NamedTuple):

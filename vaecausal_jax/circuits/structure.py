@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.circuits.graphs import FACTORS, EffectGraph, layer_adjacencies
 from vaecausal_jax.circuits.modularity import ModularityTest, modularity_test
@@ -20,7 +21,6 @@ from vaecausal_jax.circuits.motifs import Motif, motif_census
 from vaecausal_jax.circuits.partitions import factor_partition
 from vaecausal_jax.circuits.tasks import Masks, Scores
 from vaecausal_jax.paths import OUTCOME
-from vaecausal_jax.sites import Array
 
 
 class GraphStructure(NamedTuple):

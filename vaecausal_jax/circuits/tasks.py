@@ -19,14 +19,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax import paths
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.games import inner_product
 from vaecausal_jax.interventions import Affine, Replace
 from vaecausal_jax.mediation import mean_activations
 from vaecausal_jax.paths import OUTCOME, Values, Wiring
 from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sites import Array, Forward, Outcome, Sites, measure, outputs, unknown_choice
+from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps import Block, sweep
 
 Key = Any

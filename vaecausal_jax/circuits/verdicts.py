@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
@@ -37,7 +38,6 @@ from vaecausal_jax.inference import (
     false_discovery,
 )
 from vaecausal_jax.paths import OUTCOME, Values
-from vaecausal_jax.sites import Array
 
 
 class Equivalence(NamedTuple):

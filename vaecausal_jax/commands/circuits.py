@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vaecausal_jax import study
-from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.circuits.by_factor import (
     FactorCircuit,
     FactorMap,
@@ -56,11 +55,18 @@ from vaecausal_jax.commands.progress import (
 )
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.manifests import escaped, run_lock, tree_digest, write_text, written_whole
+from vaecausal_jax.manifests import (
+    escaped,
+    run_lock,
+    tree_digest,
+    versions,
+    write_text,
+    written_whole,
+)
 from vaecausal_jax.models import Model
 from vaecausal_jax.processes import entered_by_first
-from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.study.tables import Trained
 
 PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "decoder": "decoder/"}

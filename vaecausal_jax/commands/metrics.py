@@ -29,12 +29,12 @@ from vaecausal_jax.disentanglement.posteriors import Posteriors, encode, posteri
 from vaecausal_jax.disentanglement.references import reference_codes
 from vaecausal_jax.disentanglement.suite import METRICS, QUICK, score_suite
 from vaecausal_jax.disentanglement.udr import udr_lasso
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.models import Model, burgess_vae
 from vaecausal_jax.objectives import kl_per_latent
 from vaecausal_jax.pretrained import DSPRITES_FILES, REFERENCE_SCORES, load_dsprites_vae
 from vaecausal_jax.processes import is_first
-from vaecausal_jax.sites import unknown_choice
 
 PROTOCOL = (
     "mig",

@@ -16,9 +16,9 @@ from vaecausal_jax import questions, study
 from vaecausal_jax.commands.progress import Progress, duration, make_console, show_progress
 from vaecausal_jax.commands.setting import use_machine
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.models import Model
 from vaecausal_jax.models.model import forward_flops
-from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.stored_sweeps import Part, group_of, num_stored, run_stored
 
 

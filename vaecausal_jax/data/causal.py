@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.errors import unknown_choice
 
 Values = Mapping[str, float | jax.Array]
 """Variable name to its value, or to its noise: scalars, batched by the caller's `vmap`."""

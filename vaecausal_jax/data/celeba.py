@@ -27,7 +27,7 @@ from vaecausal_jax.data.dataset import Factor, Pairs, check_factors
 from vaecausal_jax.data.files import check_md5, flat_file, given_path
 from vaecausal_jax.data.shapes3d import optional_module
 from vaecausal_jax.data.stored import StreamedImages
-from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.errors import unknown_choice
 
 FOLDER_VARIABLE = "VAECAUSAL_CELEBA"
 """Environment variable with the path of the folder that holds the files."""

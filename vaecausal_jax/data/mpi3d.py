@@ -27,7 +27,7 @@ from vaecausal_jax.data.files import (
     read_exactly,
 )
 from vaecausal_jax.data.stored import StreamedImages
-from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.errors import unknown_choice
 
 FILE_NAMES = {
     "toy": "mpi3d_toy.npz",

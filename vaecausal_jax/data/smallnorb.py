@@ -27,7 +27,7 @@ import numpy as np
 from vaecausal_jax.data.dataset import Factor
 from vaecausal_jax.data.files import check_md5, flat_file, given_path, read_exactly
 from vaecausal_jax.data.stored import StreamedImages
-from vaecausal_jax.sites import unknown_choice
+from vaecausal_jax.errors import unknown_choice
 
 FILE_VARIABLE = "VAECAUSAL_SMALLNORB"
 """Environment variable with the path of the folder that holds the files."""

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from vaecausal_jax.sites import Array
+from jax import Array
 
 _BLOCK = 32
 """Sorted rows scanned inside one fused loop; between blocks go prefix sums."""

@@ -11,10 +11,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.disentanglement.arrays import Score
-from vaecausal_jax.sites import Array
 
 Function = Callable[[Array], Array]
 

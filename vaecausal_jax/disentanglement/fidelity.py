@@ -9,10 +9,10 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.data.scales import check_unit, native
 from vaecausal_jax.objectives import Likelihood, kl_per_latent
-from vaecausal_jax.sites import Array
 
 
 class Elbo(NamedTuple):

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.disentanglement.arrays import Levels, Score, check_codes, factor_levels
 from vaecausal_jax.disentanglement.mutual_information import discretise
-from vaecausal_jax.sites import Array
 
 GREATEST_CODE = 1e15
 """Beyond this spread the variances of codes overflow single precision, or their ratios do."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.disentanglement.arrays import Levels, Score, check_codes, factor_levels
-from vaecausal_jax.sites import Array
 
 
 class Information(NamedTuple):

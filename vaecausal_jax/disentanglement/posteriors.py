@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.data.dataset import Dataset
@@ -16,7 +17,6 @@ from vaecausal_jax.effects import active_units
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.models import Model
 from vaecausal_jax.objectives import Likelihood, bernoulli, kl_per_latent
-from vaecausal_jax.sites import Array
 
 _BLOCK = 64
 _BERNOULLI = bernoulli()

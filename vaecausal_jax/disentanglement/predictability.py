@@ -8,6 +8,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import stats
 from sklearn import exceptions, linear_model
@@ -17,7 +18,6 @@ from vaecausal_jax.disentanglement.dci import split_train_test, standardise
 from vaecausal_jax.disentanglement.interventional import difference_features
 from vaecausal_jax.disentanglement.linear_svm import one_code_accuracy
 from vaecausal_jax.disentanglement.softmax_regression import SoftmaxRegression
-from vaecausal_jax.sites import Array
 
 
 class Explicitness(NamedTuple):

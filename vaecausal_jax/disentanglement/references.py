@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special, stats
 
 from vaecausal_jax.disentanglement.arrays import check_codes, factor_levels
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.inference.estimate import check_level
-from vaecausal_jax.sites import Array
 
 ScoreFn = Callable[[Any, Any], Any]
 """``score(codes, factors)`` of (rows, codes) and (rows, factors), to a number or a few."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.disentanglement.arrays import check_codes, factor_levels, split_rows
@@ -46,8 +47,8 @@ from vaecausal_jax.disentanglement.unsupervised import (
     gaussian_total_correlation,
     gaussian_wasserstein,
 )
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.sites import Array, unknown_choice
 
 
 class Metric(NamedTuple):

@@ -4,8 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from vaecausal_jax.sites import Array
+from jax import Array
 
 
 def squared_mean_effect(samples: Array) -> Array:

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.inference.estimate import Estimate, check_level, method_from
@@ -15,7 +16,6 @@ from vaecausal_jax.inference.resampling import (
     simultaneous,
     sum_clusters,
 )
-from vaecausal_jax.sites import Array
 
 _PAIR = "bootstrap of the pair (numerator, denominator)"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import stats
 
@@ -24,7 +25,6 @@ from vaecausal_jax.inference.resampling import (
     sum_clusters,
     weighted,
 )
-from vaecausal_jax.sites import Array
 
 
 def bootstrap_function(

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
 from vaecausal_jax.inference.resampling import HIGHEST
-from vaecausal_jax.sites import Array
 
 BLOCK = 128
 """Sign patterns evaluated together: memory is BLOCK x tests."""

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
 from vaecausal_jax.inference.estimate import check_level, least_replicates
-from vaecausal_jax.sites import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

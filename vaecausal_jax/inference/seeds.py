@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import optimize, special
-
-from vaecausal_jax.sites import Array
 
 
 def smallest_p(num_seeds: int, *, paired: bool = True) -> float:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
@@ -19,7 +20,6 @@ from vaecausal_jax.inference.estimate import (
     method_from,
 )
 from vaecausal_jax.inference.resampling import divide, middle, poisson_weights, weighted
-from vaecausal_jax.sites import Array
 
 
 class VarianceComponents(NamedTuple):

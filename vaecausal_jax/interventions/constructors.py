@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.indices import concrete
 from vaecausal_jax.interventions.selection import select
@@ -22,7 +23,7 @@ from vaecausal_jax.interventions.types import (
     check_leaf,
     poison,
 )
-from vaecausal_jax.sites import Array, Site, Sites
+from vaecausal_jax.sites import Site, Sites
 
 
 def set_to(sites: Sites, name: str, value: Any, **where: Any) -> Interventions:

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.indices import as_mask, check_index
 from vaecausal_jax.interventions.types import check_leaf
-from vaecausal_jax.sites import Array, Site
+from vaecausal_jax.sites import Site
 
 
 def select(

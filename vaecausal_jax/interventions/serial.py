@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Affine, BoxPatch, Clamp, CodeMap, Replace, SubspaceSwap
-from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.sweeps import Block
 
 SCHEMA = "vaecausal_jax.tree"

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.changes import Changed
-from vaecausal_jax.sites import Array, Site, summed_in
+from vaecausal_jax.sites import Site, summed_in
 
 Interventions = Mapping[str, Any]
 """Site name to an intervention, or a tuple of them applied in order."""
@@ -275,3 +276,22 @@ def poison(value: Array, valid: Array | None, what: str = "unit or position") ->
             "that it does not fit. Give it concretely, or booleans as group= or mask=."
         )
     return jnp.where(valid, value, jnp.asarray(loud, value.dtype))
+
+
+class Fixed(NamedTuple):
+    """A site's whole value, whatever the network computes there; also cuts the traced program."""
+
+    value: Array
+
+    def check(self, name: str, site: Site) -> None:
+        """Raises ValueError unless the value has the site's shape and dtype."""
+        if (self.value.shape, self.value.dtype) != (site.shape, site.dtype):
+            raise ValueError(
+                f"at site {name!r}: got {self.value.dtype}{self.value.shape}, expected "
+                f"{site.dtype}{site.shape}."
+            )
+
+    def apply(self, value: Array) -> Array:
+        """Returns the fixed value; what it replaces is not read."""
+        del value
+        return self.value

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.interventions import Interventions
-from vaecausal_jax.sites import Array, Sites, Tape, Trace, check_interventions
+from vaecausal_jax.sites import Sites, Tape, Trace, check_interventions
 
 NO_INTERVENTIONS: Interventions = {}
 

@@ -10,10 +10,11 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax import layers
 from vaecausal_jax.changes import Value, whole
-from vaecausal_jax.sites import Array, Tape
+from vaecausal_jax.sites import Tape
 
 
 class Dense(nn.Module):

@@ -4,10 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.objectives.likelihoods import Likelihood, bernoulli
 from vaecausal_jax.objectives.objective import Objective, elbo_terms, no_state, no_update
-from vaecausal_jax.sites import Array
 
 
 def beta_tc_vae(

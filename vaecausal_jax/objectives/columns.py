@@ -13,10 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.objectives.likelihoods import Likelihood
-from vaecausal_jax.sites import Array
 
 
 class Column(NamedTuple):

@@ -1,10 +1,10 @@
 """DIP-VAE: the covariance of latents drawn to the identity."""
 
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.objectives.likelihoods import Likelihood, bernoulli
 from vaecausal_jax.objectives.objective import Objective, elbo_terms, no_state, no_update
-from vaecausal_jax.sites import Array
 
 
 def dip_vae_i(

@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-
-from vaecausal_jax.sites import Array
+from jax import Array
 
 
 class Discriminator(nn.Module):

@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.objectives.discriminator import adversary
 from vaecausal_jax.objectives.likelihoods import Likelihood, bernoulli
 from vaecausal_jax.objectives.objective import Objective, elbo_terms, needs
-from vaecausal_jax.sites import Array
 
 
 def factor_vae(

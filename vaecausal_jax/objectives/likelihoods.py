@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.data.scales import check_unit, native
 from vaecausal_jax.products import sum_last
-from vaecausal_jax.sites import Array
 
 
 class Likelihood(NamedTuple):

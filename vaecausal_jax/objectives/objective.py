@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax.objectives.likelihoods import Likelihood
-from vaecausal_jax.sites import Array, Trace
+from vaecausal_jax.sites import Trace
 
 Terms = dict[str, Array]
 

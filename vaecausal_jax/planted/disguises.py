@@ -7,9 +7,9 @@ weights. Noise changes the function, and the truth with it.
 
 import jax
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.planted.network import Weights
-from vaecausal_jax.sites import Array
 
 
 def permute_units(key: Array, weights: Weights) -> Weights:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from vaecausal_jax import surrogates
 from vaecausal_jax.circuits import scorers
@@ -40,7 +41,7 @@ from vaecausal_jax.effects import resample_effects
 from vaecausal_jax.mediation import paired_rows, unit_mediation
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.planted.network import Edge, Pairs
-from vaecausal_jax.sites import Array, Forward, Sites, outputs
+from vaecausal_jax.sites import Forward, Sites, outputs
 
 BACKWARD = 2
 """What a gradient costs beyond its forward, in forwards."""

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from vaecausal_jax.data.dataset import Dataset, Factor, factor_sizes, images, sample_factors
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.models import Model, conv_vae
 from vaecausal_jax.objectives import Objective, beta_vae, gaussian
 from vaecausal_jax.planted.network import Pairs, Planted, Truth, changed_only
-from vaecausal_jax.sites import Array, Sites, Trace
+from vaecausal_jax.sites import Sites, Trace
 from vaecausal_jax.training import TrainConfig, make_train
 
 Groups = Mapping[str, Array]

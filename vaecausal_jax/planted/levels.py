@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.planted import disguises
 from vaecausal_jax.planted.network import (
     Pairs,
@@ -24,7 +26,7 @@ from vaecausal_jax.planted.network import (
     pairs_of,
 )
 from vaecausal_jax.planted.truth import gaussian_truth, structural_truth
-from vaecausal_jax.sites import Array, list_sites, unknown_choice
+from vaecausal_jax.sites import list_sites
 
 AMPLITUDES = (2.0, 1.5, 1.0, 0.5)
 GATES = ("and", "or", "xor")

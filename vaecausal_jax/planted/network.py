@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax import layers
 from vaecausal_jax.changes import whole
 from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions import Interventions
 from vaecausal_jax.models.model import NO_INTERVENTIONS
-from vaecausal_jax.sites import Array, Forward, Sites, Tape, Trace
+from vaecausal_jax.sites import Forward, Sites, Tape, Trace
 
 Edge = tuple[str, str]
 """The sites that an edge leads from and to."""

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from vaecausal_jax.circuits.graph_distance import graph_score
 from vaecausal_jax.circuits.modularity import bipartite_modularity
 from vaecausal_jax.circuits.partitions import factor_partition
 from vaecausal_jax.circuits.roles import UnitRoles, unit_roles
 from vaecausal_jax.effects import UnitEffects, resample_effects, total_index
-from vaecausal_jax.factor_graph import graph_score
 from vaecausal_jax.inference import (
     Estimate,
     bootstrap_mean,
@@ -25,7 +26,7 @@ from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.planted import scores
 from vaecausal_jax.planted.finders import denoising
 from vaecausal_jax.planted.network import Pairs, Planted, Truth
-from vaecausal_jax.sites import Array, Trace
+from vaecausal_jax.sites import Trace
 from vaecausal_jax.specificity import UnitClasses, classify_units, specificity
 
 

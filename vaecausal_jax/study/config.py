@@ -24,8 +24,8 @@ from vaecausal_jax.data import (
     shapes3d_standin,
     sprites,
 )
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.models import Model, burgess_vae, conv_vae
-from vaecausal_jax.sites import unknown_choice
 from vaecausal_jax.training import TrainConfig
 
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vaecausal_jax.circuits.graph_distance import GraphScore, graph_score
 from vaecausal_jax.data import Dataset
-from vaecausal_jax.factor_graph import FactorGraph, GraphScore, factor_graph, graph_score
+from vaecausal_jax.factor_graph import FactorGraph, factor_graph
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.probes import train_probe
 from vaecausal_jax.readouts import (

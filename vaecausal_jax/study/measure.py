@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from vaecausal_jax import effects, factor_graph, manifold, mediation, mediators, objectives, tensors
 from vaecausal_jax.data import Dataset, images, sample_factors
@@ -15,7 +16,7 @@ from vaecausal_jax.interventions import set_to
 from vaecausal_jax.models import Model
 from vaecausal_jax.patching import Rows, patch_units
 from vaecausal_jax.readouts import FactorPairs, Readout, factor_pairs
-from vaecausal_jax.sites import Array, Trace, outputs
+from vaecausal_jax.sites import Trace, outputs
 from vaecausal_jax.strengths import bernoulli_nats, strength_samples
 from vaecausal_jax.study.config import StudyConfig
 

@@ -7,10 +7,10 @@ the one over seeds, made where families are compared.
 from collections.abc import Callable
 
 import numpy as np
+from jax import Array
 
 from vaecausal_jax.disentanglement.interventional import GREATEST_CODE
 from vaecausal_jax.disentanglement.suite import score_suite
-from vaecausal_jax.sites import Array
 
 SCORES = (
     "mig",

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax import inference
-from vaecausal_jax.checkpoint import versions
 from vaecausal_jax.data import Dataset, factor_names
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.manifests import versions
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
