@@ -32,8 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from vaecausal_jax import adapters, models
-from vaecausal_jax.sites import Tape
+from vaecausal_jax import models
+from vaecausal_jax.interventions.sites import Tape
+from vaecausal_jax.models import adapters
 
 WIDTH, LATENTS, NUM_LAYERS, PIXELS = 256, 10, 6, 1024
 

@@ -43,7 +43,7 @@ from penzai.toolshed import unflaxify  # pyright: ignore[reportMissingImports]
 from benchmarks import sweep, sweep_peers
 from benchmarks.source_code import code_of, num_lines
 from vaecausal_jax import Tape, models
-from vaecausal_jax.patching import Rows, patch_units
+from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 
 def with_vaecausal_jax(model, params, site, x, eps, donor):

@@ -1,8 +1,8 @@
 """What do the options for programs of few runs save, and what do they cost?
 
 The measurements of the quick study on untrained models: each is compiled as XLA does by default and
-by `vaecausal_jax.compilation`, and run twice, of which the second counts. Processor seconds, which
-other jobs on the machine change less than they change wall time, and wall seconds of the run.
+by `vaecausal_jax.study.compilation`, and run twice, of which the second counts. Processor seconds,
+which other jobs on the machine change less than they change wall time, and wall seconds of the run.
 
     python -m benchmarks.compilation [--parts health site/decoder/dense1 ...] [--json]
 """
@@ -14,12 +14,12 @@ import time
 import jax
 
 from vaecausal_jax import study
-from vaecausal_jax.commands.setting import use_machine
-from vaecausal_jax.compilation import compile_for_few_runs
+from vaecausal_jax.study.cli.setting import use_machine
+from vaecausal_jax.study.compilation import compile_for_few_runs
 from vaecausal_jax.study.config import dataset, network
 from vaecausal_jax.study.factors import make_readout
 from vaecausal_jax.study.measure import make_inputs, measurements
-from vaecausal_jax.training import fastest_over_seeds
+from vaecausal_jax.training.trainer import fastest_over_seeds
 
 COMPILERS = {"default": lambda lowered: lowered.compile(), "few runs": compile_for_few_runs}
 

@@ -14,7 +14,7 @@ import time
 
 import jax
 
-from vaecausal_jax import convolution
+from vaecausal_jax.models import convolution
 
 BATCH = 64
 # (map height, in, out), of the 64x64 and the 32x32 model.

@@ -43,10 +43,10 @@ from benchmarks.sweep import (
     write_inputs,
 )
 from vaecausal_jax import models
-from vaecausal_jax.circuits.graphs import pair_effects
+from vaecausal_jax.circuits.effect_graphs import pair_effects
 from vaecausal_jax.circuits.tasks import make_task, task_values
-from vaecausal_jax.paths import INPUT, OUTCOME
-from vaecausal_jax.sweeps import Block
+from vaecausal_jax.effects.paths import INPUT, OUTCOME
+from vaecausal_jax.sweeps.grid import Block
 
 PEERS = ("hooks", "restart")
 

@@ -36,8 +36,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.sweep import MatrixProducts, over_all_units, patch_flops, progress, swept_sites
-from vaecausal_jax import inference, mediation, mediation_estimates, models, strengths
+from vaecausal_jax import inference, models
 from vaecausal_jax.data import factor_names, images, minimal_pairs, shapes3d_standin
+from vaecausal_jax.effects import mediation, mediation_estimates, strengths
 
 NUM_DOSES = 3
 BATCH = 64

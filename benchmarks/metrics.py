@@ -38,7 +38,7 @@ import numpy as np
 from scipy import linalg, stats
 from sklearn import ensemble, linear_model, metrics, svm
 
-from vaecausal_jax.disentanglement import (
+from vaecausal_jax.metrics import (
     factor_vae_score,
     gaussian_total_correlation,
     gaussian_wasserstein,
@@ -47,8 +47,8 @@ from vaecausal_jax.disentanglement import (
     modularity,
     mutual_information_score,
 )
-from vaecausal_jax.disentanglement.dci import dci_boosted, dci_fast
-from vaecausal_jax.disentanglement.predictability import (
+from vaecausal_jax.metrics.dci import dci_boosted, dci_fast
+from vaecausal_jax.metrics.predictability import (
     beta_vae_score,
     explicitness,
     sap_continuous,

@@ -1,6 +1,6 @@
 """Which methods find circuits that are known to be there, and what fools them?
 
-Networks of `vaecausal_jax.planted`, each with the truth about every unit and edge:
+Networks of `vaecausal_jax.circuits.planted`, each with the truth about every unit and edge:
 
     0             compiled: a latent, pairs of ReLU units and a row of pixels a factor; spare units
     1             level 0 in disguise: reordered, rescaled, rotated, noisy weights, dormant units,
@@ -21,7 +21,7 @@ Required: exact patching both ways finds everything everywhere and calls no dist
 calls all of them; single directions fail on gates, gradients on ramps; the ordinary null of
 modularity sees a split by depth in a network without structure, 1/6, and the layered null 0.
 
-To add a finder see `vaecausal_jax.planted.finders`, and hand it to `compare`.
+To add a finder see `vaecausal_jax.circuits.planted.finders`, and hand it to `compare`.
 
     python -m benchmarks.planted [--pairs 64] [--levels 0 1 "1 gates" "1 saturated" 2 3]
         [--steps 2000] [--json]
@@ -36,9 +36,9 @@ import time
 import jax
 import numpy as np
 
-from vaecausal_jax import inference, planted
-from vaecausal_jax.circuits import modularity
-from vaecausal_jax.planted import scores
+from vaecausal_jax import inference
+from vaecausal_jax.circuits import modularity, planted
+from vaecausal_jax.circuits.planted import scores
 
 LEVELS = ("0", "1", "1 gates", "1 saturated", "2", "3")
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -103,7 +103,7 @@ def compare(networks, finders, *, num_pairs=64):
 
     Args:
         networks: Level to ``Planted``.
-        finders: Name to finder; see ``vaecausal_jax.planted.finders``.
+        finders: Name to finder; see ``vaecausal_jax.circuits.planted.finders``.
         num_pairs: Pairs of runs given to each.
     """
     record = {}

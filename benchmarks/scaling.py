@@ -28,9 +28,9 @@ import numpy as np
 
 from vaecausal_jax import models
 from vaecausal_jax.interventions import set_to
-from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.reductions import moments
-from vaecausal_jax.sweeps import sweep
+from vaecausal_jax.sweeps.grid import sweep
+from vaecausal_jax.sweeps.patching import Rows, patch_units
+from vaecausal_jax.sweeps.reductions import moments
 
 SMALL = models.mlp_vae((4, 4, 1), latent_size=4, encoder_dense=(16,), decoder_dense=(16,))
 SITE = "latent/z"

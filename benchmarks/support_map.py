@@ -34,13 +34,15 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from vaecausal_jax import adapters, effects, mediation, mediators, patching, reductions
 from vaecausal_jax import interventions as iv
-from vaecausal_jax.adapters.equinox import from_equinox
-from vaecausal_jax.adapters.nnx import from_nnx
-from vaecausal_jax.sites import Site, Sites, Tape
-from vaecausal_jax.stored_sweeps import Part, run_stored
-from vaecausal_jax.sweeps import sweep
+from vaecausal_jax.effects import mediation, mediators, unit_effects
+from vaecausal_jax.interventions.sites import Site, Sites, Tape
+from vaecausal_jax.models import adapters
+from vaecausal_jax.models.adapters.equinox import from_equinox
+from vaecausal_jax.models.adapters.nnx import from_nnx
+from vaecausal_jax.sweeps import patching, reductions
+from vaecausal_jax.sweeps.grid import sweep
+from vaecausal_jax.sweeps.stored import Part, run_stored
 
 DTYPES = (
     *("float32", "float64", "bfloat16", "float16"),
@@ -438,7 +440,7 @@ METHODS: dict[str, Method] = {
     "resample_effects": Method(
         whole_sweep(
             lambda net, s: (
-                effects.resample_effects(
+                unit_effects.resample_effects(
                     net.forward, net.params, net.sites, "h", X, EPS, jnp.asarray(s.donor)
                 ).squared
             )
@@ -449,7 +451,7 @@ METHODS: dict[str, Method] = {
     "shift_effects": Method(
         whole_sweep(
             lambda net, s: (
-                effects.shift_effects(
+                unit_effects.shift_effects(
                     net.forward, net.params, net.sites, "h", X, EPS, jnp.full(UNITS, 2, s.dtype)
                 ).squared
             )

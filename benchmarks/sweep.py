@@ -54,8 +54,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vaecausal_jax import models, patching
+from vaecausal_jax import models
 from vaecausal_jax.data import sample_images, sprites
+from vaecausal_jax.sweeps import patching
 
 PEERS = ("hooks", "restart", "pyvene", "pyvene_cached", "nnsight")
 

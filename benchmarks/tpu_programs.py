@@ -51,15 +51,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import hlo
 from benchmarks.sweep import layer_flops, patch_flops
-from vaecausal_jax import mediation, models, objectives, study, sweeps
-from vaecausal_jax.circuits.graphs import pair_effects
+from vaecausal_jax import models, study
+from vaecausal_jax.circuits.effect_graphs import pair_effects
 from vaecausal_jax.circuits.tasks import make_task, task_values
-from vaecausal_jax.effects import shift_effects
-from vaecausal_jax.paths import INPUT, OUTCOME
+from vaecausal_jax.effects import mediation
+from vaecausal_jax.effects.paths import INPUT, OUTCOME
+from vaecausal_jax.effects.unit_effects import shift_effects
 from vaecausal_jax.study.config import dataset, network
 from vaecausal_jax.study.factors import make_readout
 from vaecausal_jax.study.measure import make_inputs, measurements
-from vaecausal_jax.training import TrainConfig, make_trainer, shard_seeds, vmap_seeds
+from vaecausal_jax.sweeps import grid
+from vaecausal_jax.training import objectives
+from vaecausal_jax.training.trainer import TrainConfig, make_trainer, shard_seeds, vmap_seeds
 
 GENERATIONS = {
     "v5e": ({4: "2x2", 16: "4x4", 256: "16x16"}, 16 << 30),
@@ -255,18 +258,18 @@ ON_ONE_CHIP = ("train 1 seed", "train 8 vmapped", "train 64 vmapped")
 @contextlib.contextmanager
 def chosen_turns() -> Iterator[list[int]]:
     """How many blocks of points each sweep walks, as it is traced."""
-    found, choose = [1], sweeps.choose_block
+    found, choose = [1], grid.choose_block
 
     def record(run, points, contexts, **options):
         block = choose(run, points, contexts, **options)
         found.append(math.ceil(len(jax.tree.leaves(points)[0]) / block.points))
         return block
 
-    sweeps.choose_block = record
+    grid.choose_block = record
     try:
         yield found
     finally:
-        sweeps.choose_block = choose
+        grid.choose_block = choose
 
 
 def chips_of(generation: str, size: int, axis: str) -> Mesh:

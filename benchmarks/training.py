@@ -35,8 +35,10 @@ import jax
 import numpy as np
 import optax
 
-from vaecausal_jax import models, objectives, training
+from vaecausal_jax import models
 from vaecausal_jax.data import sample_images, sprites
+from vaecausal_jax.training import objectives
+from vaecausal_jax.training import trainer as training
 
 BATCH, NUM_IMAGES = 64, 4096
 OBJECTIVES = {

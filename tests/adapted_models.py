@@ -16,8 +16,8 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from vaecausal_jax import adapters
-from vaecausal_jax.adapters import nnx as nnx_adapter
+from vaecausal_jax.models import adapters
+from vaecausal_jax.models.adapters import nnx as nnx_adapter
 
 IMAGE = (8, 8, 1)
 
@@ -216,7 +216,7 @@ def nnx_vae():
 def equinox_vae():
     import equinox as eqx
 
-    from vaecausal_jax.adapters.equinox import from_equinox
+    from vaecausal_jax.models.adapters.equinox import from_equinox
 
     class EquinoxVAE(eqx.Module):
         stem: eqx.nn.Conv2d

@@ -20,20 +20,22 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
+TESTS = pathlib.Path(__file__).parent
+
 OPTIMISED = {
-    "test_adapters_named",
-    "test_circuits",
-    "test_convolution",
-    "test_disentanglement_causal",
-    "test_games",
-    "test_interventions",
-    "test_layers",
-    "test_mediation",
-    "test_models",
-    "test_staging",
-    "test_standins",
-    "test_sweeps",
-    "test_training",
+    "circuits/test_tasks.py",
+    "data/test_standins.py",
+    "effects/test_mediation.py",
+    "effects/test_shapley.py",
+    "interventions/test_constructors.py",
+    "metrics/test_causal.py",
+    "models/adapters/test_named_values.py",
+    "models/test_convolution.py",
+    "models/test_layers.py",
+    "models/test_model.py",
+    "sweeps/test_grid.py",
+    "test_tracing.py",
+    "training/test_trainer.py",
 }
 """Modules whose laws are about programs as XLA optimises them, or that train for long."""
 
@@ -52,7 +54,7 @@ def num_maps() -> int:
 @pytest.fixture(autouse=True, scope="module")
 def optimisation(request):
     """Most tests compile for longer than they run: elsewhere XLA optimises little."""
-    name = request.module.__name__.rpartition(".")[2]
+    name = request.path.relative_to(TESTS).as_posix()
     jax.config.update("jax_disable_most_optimizations", name not in OPTIMISED)
     yield
     assert num_maps() < MOST_MAPS, f"{name} leaves {num_maps()} memory maps"

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.disentanglement.arrays import factor_levels
-from vaecausal_jax.disentanglement.predictability import sap_discrete
+from vaecausal_jax.metrics.arrays import factor_levels
+from vaecausal_jax.metrics.predictability import sap_discrete
 
 KEY = jax.random.key(0)
 

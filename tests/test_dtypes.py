@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaecausal_jax import effects, mediation
 from vaecausal_jax import interventions as vi
+from vaecausal_jax.effects import mediation, unit_effects
 from vaecausal_jax.inference import bootstrap_ratio
 from vaecausal_jax.interventions import BoxPatch
-from vaecausal_jax.sites import Site, Sites, Tape, list_sites, measure
+from vaecausal_jax.interventions.sites import Site, Sites, Tape, list_sites, measure
 
 WEIGHTS = np.array([[1.0, 2.0, 0.0], [0.5, -1.0, 3.0]], np.float32)
 X0, X1 = np.random.default_rng(0).normal(size=(2, 8, 3)).astype(np.float32)
@@ -72,8 +72,8 @@ def test_outcomes_of_hundreds_in_half_precision_keep_their_shares(dtype):
 def test_total_index_of_tiny_and_huge_outcomes_is_the_same_or_nan_with_a_reason():
     def index(size):
         forward, sites = linear(size)
-        found = effects.resample_effects(forward, None, sites, "h", X0, EPS, X1)
-        return bootstrap_ratio(KEY, *effects.total_index(found), intervention="resample")
+        found = unit_effects.resample_effects(forward, None, sites, "h", X0, EPS, X1)
+        return bootstrap_ratio(KEY, *unit_effects.total_index(found), intervention="resample")
 
     usual = index(1.0)
     for size in (1e-10, 1e10):

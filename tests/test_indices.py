@@ -8,23 +8,17 @@ import numpy as np
 import pytest
 from public_api import public_functions
 
-from vaecausal_jax import (
-    games,
-    interchange,
-    interventions,
-    manifold,
-    mediation,
-    patching,
-    surrogates,
-    tensors,
-)
+from vaecausal_jax import interventions
 from vaecausal_jax.circuits import stability
+from vaecausal_jax.circuits.planted import network
 from vaecausal_jax.data import dataset, sprites
-from vaecausal_jax.disentanglement import causal
+from vaecausal_jax.effects import attribution, mediation, shapley, support
+from vaecausal_jax.factors import factor_effects, interchange
+from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.indices import as_indices, as_mask, check_index
-from vaecausal_jax.planted import network
-from vaecausal_jax.readouts import FactorPairs
-from vaecausal_jax.sites import Site, Sites, Tape
+from vaecausal_jax.interventions.sites import Site, Sites, Tape
+from vaecausal_jax.metrics import causal
+from vaecausal_jax.sweeps import patching
 
 UNITS = 4
 SITES = Sites({"h": Site((UNITS,), jnp.dtype(jnp.float32), 0)})
@@ -110,10 +104,10 @@ SEVERAL = {
         forward, None, SITES, "h", rows(), lambda y, row: y - row.clean, units=given
     ),
     "unit_starts(units)": lambda given: patching.unit_starts("h", SITES["h"], given),
-    "unit_support_scores(units)": lambda given: manifold.unit_support_scores(
+    "unit_support_scores(units)": lambda given: support.unit_support_scores(
         SITES, "h", BANK, BANK[::-1], units=given, neighbours=2
     ),
-    "mediation_tensor(units)": lambda given: tensors.mediation_tensor(
+    "mediation_tensor(units)": lambda given: factor_effects.mediation_tensor(
         forward,
         None,
         SITES,
@@ -148,9 +142,9 @@ def assert_same(result, expected):
 INDEXING = {"unit", "units", "group", "position", "free", "members"}
 OTHERWISE = {
     "indices": "the rule itself",
-    "data._rays.camera": "a place in a room",
+    "data.rays.camera": "a place in a room",
     "circuits.scorers.patched_values": "inside a sweep, see paths.Node",
-    "planted.network.pairs_of": "see changed_only",
+    "circuits.planted.network.pairs_of": "see changed_only",
     "manifests.name_of": "the name of a folder",
     "study.estimates.model_values": "estimates by site",
 }
@@ -285,12 +279,12 @@ def test_sets_and_orders_are_not_taken_for_each_other():
     with pytest.raises(ValueError, match=r"chosen is int64\(2, 1\), expected booleans"):
         causal.unconfoundedness(np.array([[0], [1]]))
     with pytest.raises(ValueError, match="player 1 is given more than once"):
-        games.subsets_of_orders(jnp.array([[0, 1, 1]]))
+        shapley.subsets_of_orders(jnp.array([[0, 1, 1]]))
     with pytest.raises(ValueError, match=r"subsets is int32\(1, 4\), expected booleans"):
-        games.latent_game(*RUNS, subsets=jnp.ones((1, 4), int))
+        shapley.latent_game(*RUNS, subsets=jnp.ones((1, 4), int))
     with pytest.raises(ValueError, match="unit 0 is given more than once"):
         stability.align_circuit({"h": np.ones(3, bool)}, {"h": np.array([0, 0, 1])})
     with pytest.raises(ValueError, match="has 2 units, expected all 3"):
         stability.align_circuit({"h": np.ones(3, bool)}, {"h": np.array([0, 1])})
     with pytest.raises(ValueError, match="run 1.5|are"):
-        surrogates.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0.0, 1.0, 2.0]))
+        attribution.control_variate_mean(jnp.ones(3), jnp.ones(5), np.array([0.0, 1.0, 2.0]))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaecausal_jax import manifests, models, store
+from vaecausal_jax import manifests, models
 from vaecausal_jax.manifests import (
     difference,
     escaped,
@@ -35,7 +35,8 @@ from vaecausal_jax.manifests import (
     write_text,
     written_whole,
 )
-from vaecausal_jax.stored_sweeps import variable_of
+from vaecausal_jax.study import store
+from vaecausal_jax.sweeps.stored import variable_of
 
 # Names.
 

@@ -14,15 +14,17 @@ import optax
 import pytest
 import xarray as xr
 from jax import export
-from test_study import TINY
+from study.test_study import TINY
 
-from vaecausal_jax import models, processes, questions, study, sweeps
-from vaecausal_jax.checkpoint import train_resumably
-from vaecausal_jax.objectives import vae
-from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.reductions import moments
-from vaecausal_jax.stored_sweeps import run_stored
-from vaecausal_jax.training import TrainConfig
+from vaecausal_jax import models, processes, study
+from vaecausal_jax.effects import stored
+from vaecausal_jax.sweeps import grid
+from vaecausal_jax.sweeps.patching import Rows, patch_units
+from vaecausal_jax.sweeps.reductions import moments
+from vaecausal_jax.sweeps.stored import run_stored
+from vaecausal_jax.training.checkpoint import train_resumably
+from vaecausal_jax.training.objectives import vae
+from vaecausal_jax.training.trainer import TrainConfig
 
 SITE = "decoder/conv0"
 
@@ -102,10 +104,10 @@ def train(folder, progress=lambda done, total: None):
     return state.params, state.step, history
 
 
-def stored(folder, mesh, note=""):
+def stored_sweep(folder, mesh, note=""):
     """Every unit of a layer patched between pairs, on disk."""
     params, x, eps = inputs()
-    parts = questions.unit_patching(MODEL, params, x, x[::-1], eps, sites=(SITE,), mesh=mesh)
+    parts = stored.unit_patching(MODEL, params, x, x[::-1], eps, sites=(SITE,), mesh=mesh)
     return run_stored(folder, parts, {"note": note}, slab_points=2)
 
 
@@ -120,7 +122,7 @@ def run_as_one_of_two(folder):
     results = {"swept": processes.to_host(both_sweeps(mesh)(*inputs()))}
 
     # A device of another process cannot be asked for its memory.
-    assert sweeps._memory(mesh) > 0
+    assert grid._memory(mesh) > 0
     if not processes.is_first():
         with pytest.raises(Exception, match="addressable"):
             mesh.devices.flat[0].memory_stats()
@@ -130,11 +132,11 @@ def run_as_one_of_two(folder):
         train(folder / "parts", interrupt_at_two)
     results["resumed"] = train(folder / "parts")
 
-    path = stored(folder / "stored", mesh)
+    path = stored_sweep(folder / "stored", mesh)
     if processes.is_first():
         results["stored"] = xr.open_zarr(path, group=SITE)["total_total"].values
     with pytest.raises(ValueError, match="holds another sweep"):
-        stored(folder / "stored", mesh, note="another")
+        stored_sweep(folder / "stored", mesh, note="another")
 
     # The first process touches the disk, and its failures are everybody's.
     def compute():
@@ -185,7 +187,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         found = [saved[name] for name in saved.files]
     alone = {"swept": both_sweeps(None)(*inputs()), "trained": train(tmp_path / "alone")}
     alone["resumed"] = alone["trained"]
-    with xr.open_zarr(stored(tmp_path / "alone-stored", None), group=SITE) as effects:
+    with xr.open_zarr(stored_sweep(tmp_path / "alone-stored", None), group=SITE) as effects:
         alone["stored"] = effects["total_total"].values
     for ours, expected in zip(found, jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=1e-6)

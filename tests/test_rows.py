@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import pytest
 from public_api import public_functions
 
-from vaecausal_jax import mediators, models, patching, surrogates
+from vaecausal_jax import models
+from vaecausal_jax.effects import attribution, mediators
+from vaecausal_jax.interventions.sites import outputs
 from vaecausal_jax.rows import check_pairs, check_rows
-from vaecausal_jax.sites import outputs
+from vaecausal_jax.sweeps import patching
 
 IMAGE, LATENTS, RUNS = (4, 4, 1), 2, 4
 MODEL = models.mlp_vae(IMAGE, latent_size=LATENTS, encoder_dense=(3,), decoder_dense=(3,))
@@ -68,25 +70,25 @@ VQ_INPUTS = {
     "doses": jnp.ones(1),
 }
 OTHERS = {
-    "code_effects.code_effects": VQ_INPUTS | {"donor": jnp.zeros((RUNS, 4, 4), int)},
-    "code_effects.crossing_rates": VQ_INPUTS,
-    "circuits.graphs.effect_graph": {"donor": X1, "num_replicates": 10},
-    "effect_modularity.activation_changes": {"read": "decoder/dense0"},
-    "manifold.check_subspace": {"max_probes": 2},
+    "effects.codes.code_effects": VQ_INPUTS | {"donor": jnp.zeros((RUNS, 4, 4), int)},
+    "effects.codes.crossing_rates": VQ_INPUTS,
+    "circuits.effect_graphs.effect_graph": {"donor": X1, "num_replicates": 10},
+    "effects.modularity.activation_changes": {"read": "decoder/dense0"},
+    "effects.support.check_subspace": {"max_probes": 2},
 }
 """Arguments of their own."""
 
 OF_ONE_RUN = {
     "circuits.tasks.run_circuit",
-    "mediation.controlled_direct_effect",
-    "mediation.natural_effects",
-    "paths.natural_values",
-    "paths.path_effect",
-    "paths.run_edges",
-    "paths.sequential_effects",
-    "paths.wiring",
-    "planted.network.autoencoder",
-    "sites.list_sites",
+    "effects.mediation.controlled_direct_effect",
+    "effects.mediation.natural_effects",
+    "effects.paths.natural_values",
+    "effects.paths.path_effect",
+    "effects.paths.run_edges",
+    "effects.paths.sequential_effects",
+    "effects.paths.wiring",
+    "circuits.planted.network.autoencoder",
+    "interventions.sites.list_sites",
 }
 """These take one run without a leading axis: what does not fit is refused by the network."""
 
@@ -133,9 +135,9 @@ def test_runs_of_different_number_are_refused_by_name_before_anything_runs(name)
     "run",
     [
         lambda rows: patching.patch_units(*NET, "latent/z", rows, lambda y, row: y),
-        lambda rows: surrogates.attribution_patching(*NET, "latent/z", rows, METRIC),
-        lambda rows: surrogates.integrated_gradients(
-            *NET, "latent/z", rows, METRIC, rule=surrogates.gauss_legendre(1)
+        lambda rows: attribution.attribution_patching(*NET, "latent/z", rows, METRIC),
+        lambda rows: attribution.integrated_gradients(
+            *NET, "latent/z", rows, METRIC, rule=attribution.gauss_legendre(1)
         ),
     ],
 )

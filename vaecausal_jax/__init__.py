@@ -5,41 +5,22 @@ interventions are pytrees; a question is a sweep; an answer is an estimate. See 
 """
 
 from vaecausal_jax import (
-    adapters,
     circuits,
-    code_effects,
     data,
-    effect_modularity,
     effects,
-    factor_graph,
-    games,
+    factors,
     inference,
-    interchange,
     interventions,
-    manifold,
-    mediation,
-    mediation_estimates,
-    mediators,
     models,
-    objectives,
-    patching,
-    paths,
-    probes,
-    readouts,
-    reductions,
-    specificity,
-    sprite_inversion,
-    strengths,
-    surrogates,
-    tensors,
+    sweeps,
     training,
 )
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites
 from vaecausal_jax.jax_versions import avoid_faulty_sums
 from vaecausal_jax.models import Model
-from vaecausal_jax.sites import Site, Sites, Tape, Trace, list_sites
-from vaecausal_jax.sweeps import sweep
-from vaecausal_jax.training import TrainConfig, make_train
+from vaecausal_jax.sweeps import Rows, patch_units, sweep
+from vaecausal_jax.training import TrainConfig, make_train, objectives
 
 __version__ = "0.1.0"
 
@@ -48,40 +29,24 @@ avoid_faulty_sums()
 __all__ = [
     "Estimate",
     "Model",
+    "Rows",
     "Site",
     "Sites",
     "Tape",
     "Trace",
     "TrainConfig",
-    "adapters",
     "circuits",
-    "code_effects",
     "data",
-    "effect_modularity",
     "effects",
-    "factor_graph",
-    "games",
+    "factors",
     "inference",
-    "interchange",
     "interventions",
     "list_sites",
     "make_train",
-    "manifold",
-    "mediation",
-    "mediation_estimates",
-    "mediators",
     "models",
     "objectives",
-    "patching",
-    "paths",
-    "probes",
-    "readouts",
-    "reductions",
-    "specificity",
-    "sprite_inversion",
-    "strengths",
-    "surrogates",
+    "patch_units",
     "sweep",
-    "tensors",
+    "sweeps",
     "training",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
-from vaecausal_jax import effects
+from vaecausal_jax.effects import unit_effects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def run(config: Config, weight: float) -> dict[str, np.ndarray]:
             ("latent/z", donor[:, : config.latent_size]),
             ("latent/detail", donor[:, config.latent_size :]),
         ):
-            swept = effects.resample_effects(
+            swept = unit_effects.resample_effects(
                 model.forward,
                 params,
                 model.sites,
@@ -60,7 +60,7 @@ def run(config: Config, weight: float) -> dict[str, np.ndarray]:
                 values,
                 outcome=lambda trace: jax.nn.sigmoid(trace.outputs),
             )
-            found.append(ratio(*effects.total_index(swept)))
+            found.append(ratio(*unit_effects.total_index(swept)))
         return found
 
     latents, details = index(state.params, jax.random.normal(donor_key, eps.shape))

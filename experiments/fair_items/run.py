@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from recommendation import group_gap, recall_at
 
 import vaecausal_jax as vj
 from vaecausal_jax import interventions as iv
-from vaecausal_jax.recommendation import group_gap, recall_at
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
-from vaecausal_jax import effects, objectives
+from vaecausal_jax.effects import unit_effects
+from vaecausal_jax.training import objectives
 
 NAMES = ("real 1", "real 2", "binary", "level", "count")
 COLUMNS = (
@@ -81,7 +82,7 @@ def main() -> None:
         indices = []
         for stop, column in zip(stops, COLUMNS, strict=True):
             part = slice(int(stop) - column.width, int(stop))
-            swept = effects.resample_effects(
+            swept = unit_effects.resample_effects(
                 model.forward,
                 params,
                 model.sites,
@@ -91,7 +92,7 @@ def main() -> None:
                 donor,
                 outcome=lambda trace, part=part: by_column(trace)[part],
             )
-            indices.append(ratio(*effects.total_index(swept)))
+            indices.append(ratio(*unit_effects.total_index(swept)))
         return jnp.stack(indices, axis=1)
 
     print(

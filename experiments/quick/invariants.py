@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax import games, mediation, study
 from vaecausal_jax import interventions as iv
+from vaecausal_jax import study
 from vaecausal_jax.data import images, minimal_pairs
+from vaecausal_jax.effects import mediation
+from vaecausal_jax.effects import shapley as games
 
 NAME = "decoder/dense1"
 BOUND = 1e-5

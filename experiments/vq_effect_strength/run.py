@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
-from vaecausal_jax.code_effects import code_effects, crossing_rates
+from vaecausal_jax.effects.codes import code_effects, crossing_rates
 from vaecausal_jax.inference import Estimate, over_seeds
-from vaecausal_jax.training import fastest_over_seeds
+from vaecausal_jax.training.trainer import fastest_over_seeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
-from vaecausal_jax import effects
+from vaecausal_jax.effects import unit_effects
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def main() -> None:
     for site in ("latent/z", "latent/whitened"):
         values = trace.activations[site]
         swept = jax.jit(
-            lambda params, donor, site=site: effects.resample_effects(
+            lambda params, donor, site=site: unit_effects.resample_effects(
                 model.forward,
                 params,
                 model.sites,
@@ -69,7 +69,7 @@ def main() -> None:
                 outcome=lambda t: jax.nn.sigmoid(t.outputs),
             )
         )(state.params, values[order])
-        index = np.asarray(ratio(*effects.total_index(swept)), float)
+        index = np.asarray(ratio(*unit_effects.total_index(swept)), float)
         off = np.corrcoef(np.asarray(values), rowvar=False) - np.eye(config.latent_size)
         print(
             f"{site:<16} total index {np.round(index, 2)}, largest correlation of two "

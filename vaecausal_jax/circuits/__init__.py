@@ -13,6 +13,16 @@ from vaecausal_jax.circuits.by_factor import (
     factor_map,
     shared_nodes,
 )
+from vaecausal_jax.circuits.effect_graphs import (
+    EffectGraph,
+    OneFactorPairs,
+    dense_adjacency,
+    edge_values,
+    effect_graph,
+    effect_samples,
+    found_edges,
+    layer_adjacencies,
+)
 from vaecausal_jax.circuits.evaluation import (
     SHARES,
     Completeness,
@@ -29,15 +39,13 @@ from vaecausal_jax.circuits.evaluation import (
     smallest_by_search,
     smallest_faithful,
 )
-from vaecausal_jax.circuits.graphs import (
-    EffectGraph,
-    OneFactorPairs,
-    dense_adjacency,
-    edge_values,
-    effect_graph,
-    effect_samples,
-    found_edges,
-    layer_adjacencies,
+from vaecausal_jax.circuits.hypothesis_tests import (
+    against_random,
+    equivalence,
+    hsic_test,
+    independence,
+    minimality_test,
+    sign_test,
 )
 from vaecausal_jax.circuits.learned import learn_masks
 from vaecausal_jax.circuits.modularity import (
@@ -51,8 +59,8 @@ from vaecausal_jax.circuits.modularity import (
     signed_modularity,
 )
 from vaecausal_jax.circuits.motifs import Motif, motif_census, motif_counts
+from vaecausal_jax.circuits.null_graphs import shuffle_weights, swap_edges, trade_edges
 from vaecausal_jax.circuits.partitions import best_partition, factor_partition
-from vaecausal_jax.circuits.rewiring import shuffle_weights, swap_edges, trade_edges
 from vaecausal_jax.circuits.roles import BackupPairs, UnitRoles, backup_pairs, unit_roles
 from vaecausal_jax.circuits.scorers import (
     edge_attribution,
@@ -97,14 +105,6 @@ from vaecausal_jax.circuits.tasks import (
     num_parts,
     run_circuit,
     stack_circuits,
-)
-from vaecausal_jax.circuits.verdicts import (
-    against_random,
-    equivalence,
-    hsic_test,
-    independence,
-    minimality_test,
-    sign_test,
 )
 
 __all__ = [

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vaecausal_jax.circuits.effect_graphs import EffectGraph, edge_values
 from vaecausal_jax.circuits.evaluation import Curve, faithfulness_curve, faithfulness_grid
-from vaecausal_jax.circuits.graphs import EffectGraph, edge_values
 from vaecausal_jax.circuits.scorers import Arms, flat_scores, node_samples
 from vaecausal_jax.circuits.selectors import select_significant, unflatten
 from vaecausal_jax.circuits.stability import jaccard
@@ -28,7 +28,7 @@ from vaecausal_jax.circuits.tasks import (
     stack_circuits,
 )
 from vaecausal_jax.inference import Estimate, equivalence_test, false_discovery, split_halves
-from vaecausal_jax.sites import Forward, Outcome, Sites, outputs
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
 
 
 class FactorCircuit(NamedTuple):

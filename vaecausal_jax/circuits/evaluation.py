@@ -29,9 +29,9 @@ from vaecausal_jax.circuits.tasks import (
     circuit_metrics,
     stack_circuits,
 )
+from vaecausal_jax.effects.paths import Values
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
-from vaecausal_jax.paths import Values
-from vaecausal_jax.sweeps import Block
+from vaecausal_jax.sweeps.grid import Block
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Sizes of circuits on the field's grid, as shares of all parts."""

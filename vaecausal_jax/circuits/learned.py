@@ -15,7 +15,7 @@ import optax
 from jax import Array
 
 from vaecausal_jax.circuits.tasks import Masks, Scores, Task, outcomes, run_circuit
-from vaecausal_jax.paths import OUTCOME, Values
+from vaecausal_jax.effects.paths import OUTCOME, Values
 
 _BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
 """Temperature and stretch of the hard-concrete distribution, as published."""

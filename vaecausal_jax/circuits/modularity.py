@@ -28,18 +28,18 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.circuits.partitions import (
-    NO_GAIN,
-    best_partition,
-    checked_labels,
-    partition_quality,
-)
-from vaecausal_jax.circuits.rewiring import (
+from vaecausal_jax.circuits.null_graphs import (
     Graph,
     is_layered,
     shuffle_weights,
     symmetric_matrix,
     weight_matrix,
+)
+from vaecausal_jax.circuits.partitions import (
+    NO_GAIN,
+    best_partition,
+    checked_labels,
+    partition_quality,
 )
 
 

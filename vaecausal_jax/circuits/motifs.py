@@ -22,7 +22,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.circuits.modularity import layer_matrices
-from vaecausal_jax.circuits.rewiring import Graph, trade_edges, weight_matrix
+from vaecausal_jax.circuits.null_graphs import Graph, trade_edges, weight_matrix
 
 Counts = dict[str, float]
 

@@ -169,7 +169,7 @@ def backup_pairs(
     Args:
         key: Typed PRNG key.
         interactions: (pairs, images): v({i, j}) - v({i}) - v({j}) as units take the target's value
-            in the reference run (``questions.unit_pairs``).
+            in the reference run (``effects.stored.unit_pairs``).
         noising: (units, images): effect of each unit alone, noised in the target run: what is
             missed without it.
         pairs: (pairs, 2): which units.

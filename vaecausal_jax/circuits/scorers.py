@@ -21,15 +21,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax import surrogates
 from vaecausal_jax.circuits.tasks import Scores, Task, outcomes, task_values
+from vaecausal_jax.effects import attribution
+from vaecausal_jax.effects.attribution import Quadrature
+from vaecausal_jax.effects.paths import INPUT, OUTCOME, Node
 from vaecausal_jax.interventions import Affine, BoxPatch
+from vaecausal_jax.interventions.sites import measure
 from vaecausal_jax.interventions.types import Fixed
-from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.paths import INPUT, OUTCOME, Node
-from vaecausal_jax.sites import measure
-from vaecausal_jax.surrogates import Quadrature
-from vaecausal_jax.sweeps import Block, sweep
+from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 Samples = dict[Any, np.ndarray]
 """Scores pair by pair: a last axis of pairs."""
@@ -136,7 +136,7 @@ def edge_integrated(
         rule: See ``node_integrated``.
         block: See ``sweep``.
     """
-    rule = surrogates.gauss_legendre(5) if rule is None else rule
+    rule = attribution.gauss_legendre(5) if rule is None else rule
     gradients = _path_gradients(task, rule)
     change = _changes(task)
     moments = jnp.asarray(rule.nodes, task.x1.dtype)
@@ -350,7 +350,7 @@ def patched_values(
 
 def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node, Array]]:
     """Node to the metric's gradient in its value, (rule, pairs, ...), times the rule's weights."""
-    rule = surrogates.gauss_legendre(5) if rule is None else rule
+    rule = attribution.gauss_legendre(5) if rule is None else rule
     dtype = task.x1.dtype
     moments, weights = (jnp.asarray(part, dtype) for part in (rule.nodes, rule.weights))
     names = [*task.node_sites, OUTCOME]

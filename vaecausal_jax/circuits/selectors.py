@@ -13,16 +13,9 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.circuits.scorers import Samples, flat_scores
-from vaecausal_jax.circuits.tasks import (
-    Masks,
-    Scores,
-    Task,
-    is_edge_circuit,
-    outcomes,
-    run_circuit,
-)
+from vaecausal_jax.circuits.tasks import Masks, Scores, Task, is_edge_circuit, outcomes, run_circuit
+from vaecausal_jax.effects.paths import OUTCOME, Values
 from vaecausal_jax.inference import false_discovery, minimum_effect_test
-from vaecausal_jax.paths import OUTCOME, Values
 
 
 def select_top(scores: Scores, num: int) -> dict[Any, np.ndarray]:

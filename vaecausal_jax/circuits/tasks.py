@@ -8,8 +8,8 @@ A *circuit* is a dictionary of masks: site to booleans (units,) for a circuit of
 target) to booleans (source units, target units) for one of edges. It is run on ``x1`` with
 everything outside it ablated: held at a reference, one of ``ablation_references``. A node outside
 is held whatever reads it; an edge outside is held for the one unit that reads it
-(``vaecausal_jax.paths``). Sites, or pairs of them, that a circuit does not name are left alone if
-they are nodes, and ablated if they are edges. Scores have the same form, with numbers for booleans;
+(``effects.paths``). Sites, or pairs of them, that a circuit does not name are left alone if they
+are nodes, and ablated if they are edges. Scores have the same form, with numbers for booleans;
 floats as masks mix run and reference, so that circuits can be learned.
 """
 
@@ -21,15 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax import paths
+from vaecausal_jax.effects import paths
+from vaecausal_jax.effects.mediation import mean_activations
+from vaecausal_jax.effects.paths import OUTCOME, Values, Wiring
+from vaecausal_jax.effects.shapley import inner_product
 from vaecausal_jax.errors import unknown_choice
-from vaecausal_jax.games import inner_product
 from vaecausal_jax.interventions import Affine, Replace
-from vaecausal_jax.mediation import mean_activations
-from vaecausal_jax.paths import OUTCOME, Values, Wiring
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sites import Forward, Outcome, Sites, measure, outputs
-from vaecausal_jax.sweeps import Block, sweep
+from vaecausal_jax.sweeps.grid import Block, sweep
 
 Key = Any
 """A site's name (nodes), or (source, target) (edges)."""

@@ -45,13 +45,7 @@ from vaecausal_jax.data.shapes3d import load_shapes3d
 from vaecausal_jax.data.shapes3d_standin import Shapes3DStandIn, shapes3d_standin
 from vaecausal_jax.data.smallnorb import load_smallnorb
 from vaecausal_jax.data.sprites import Sprites, sprites
-from vaecausal_jax.data.stored import (
-    ByteImages,
-    StoredImages,
-    StreamedImages,
-    on_device,
-    resized,
-)
+from vaecausal_jax.data.stored import ByteImages, StoredImages, StreamedImages, on_device, resized
 
 __all__ = [
     "ByteImages",

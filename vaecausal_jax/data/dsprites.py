@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data import _geometry as geometry
+from vaecausal_jax.data import sprite_geometry as geometry
 from vaecausal_jax.data.dataset import Factor, factors_at, images, num_images
 from vaecausal_jax.data.files import check_header, find_file, flat_file, read_exactly
 from vaecausal_jax.data.stored import StoredImages

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data._rays import (
+from vaecausal_jax.data.dataset import Factor
+from vaecausal_jax.data.mpi3d import FACTOR_NAMES
+from vaecausal_jax.data.rays import (
     TINY,
     Hit,
     Rays,
@@ -28,8 +30,6 @@ from vaecausal_jax.data._rays import (
     seen,
     unit,
 )
-from vaecausal_jax.data.dataset import Factor
-from vaecausal_jax.data.mpi3d import FACTOR_NAMES
 
 COLOURS = ("white", "green", "red", "blue", "brown", "olive")
 """Object colour 0 to 5."""

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data._rays import (
+from vaecausal_jax.data.dataset import Factor
+from vaecausal_jax.data.rays import (
     TINY,
     Rays,
     Vector,
@@ -26,7 +27,6 @@ from vaecausal_jax.data._rays import (
     rounded,
     unit,
 )
-from vaecausal_jax.data.dataset import Factor
 from vaecausal_jax.data.shapes3d import FACTOR_NAMES
 
 SHAPES = ("cube", "cylinder", "sphere", "capsule")

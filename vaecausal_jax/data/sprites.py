@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data import _geometry as geometry
-from vaecausal_jax.data._rays import hue_to_rgb
+from vaecausal_jax.data import sprite_geometry as geometry
 from vaecausal_jax.data.dataset import Factor
+from vaecausal_jax.data.rays import hue_to_rgb
 
 # Keeps square roots differentiable at the centre of a sprite; far below a pixel squared.
 _TINY = 1e-12

@@ -10,12 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from scipy import stats
 
-from vaecausal_jax.inference.estimate import (
-    Estimate,
-    check_level,
-    least_replicates,
-    method_from,
-)
+from vaecausal_jax.inference.estimate import Estimate, check_level, least_replicates, method_from
 from vaecausal_jax.inference.resampling import (
     divide,
     expanded_level,

@@ -13,12 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
-from vaecausal_jax.inference.estimate import (
-    Estimate,
-    check_level,
-    least_replicates,
-    method_from,
-)
+from vaecausal_jax.inference.estimate import Estimate, check_level, least_replicates, method_from
 from vaecausal_jax.inference.resampling import divide, middle, poisson_weights, weighted
 
 

@@ -16,7 +16,7 @@ from vaecausal_jax.interventions.ablations import (
     ablate_resample_conditional,
     ablate_zero,
 )
-from vaecausal_jax.interventions.algebra import as_affine, combine, stack
+from vaecausal_jax.interventions.combine import as_affine, combine, stack
 from vaecausal_jax.interventions.constructors import (
     clamp_to,
     map_codes,

@@ -11,8 +11,8 @@ from jax import Array
 
 from vaecausal_jax.indices import as_mask, concrete
 from vaecausal_jax.interventions.constructors import set_to
+from vaecausal_jax.interventions.sites import Site, Sites, summed_in
 from vaecausal_jax.interventions.types import Interventions, check_dtype, poison
-from vaecausal_jax.sites import Site, Sites, summed_in
 
 
 def ablate_zero(sites: Sites, name: str, **where: Any) -> Interventions:

@@ -10,6 +10,7 @@ from jax import Array
 
 from vaecausal_jax.indices import concrete
 from vaecausal_jax.interventions.selection import select
+from vaecausal_jax.interventions.sites import Site, Sites
 from vaecausal_jax.interventions.types import (
     Affine,
     Clamp,
@@ -23,7 +24,6 @@ from vaecausal_jax.interventions.types import (
     check_leaf,
     poison,
 )
-from vaecausal_jax.sites import Site, Sites
 
 
 def set_to(sites: Sites, name: str, value: Any, **where: Any) -> Interventions:

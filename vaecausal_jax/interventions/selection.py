@@ -7,8 +7,8 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.indices import as_mask, check_index
+from vaecausal_jax.interventions.sites import Site
 from vaecausal_jax.interventions.types import check_leaf
-from vaecausal_jax.sites import Site
 
 
 def select(

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from vaecausal_jax.changes import Changed
-from vaecausal_jax.sites import Site, summed_in
+from vaecausal_jax.interventions.changed import Changed
+from vaecausal_jax.interventions.sites import Site, summed_in
 
 Interventions = Mapping[str, Any]
 """Site name to an intervention, or a tuple of them applied in order."""
@@ -120,7 +120,7 @@ class BoxPatch(NamedTuple):
     """A clean run's value with other values inside one box: what a sweep over units puts in.
 
     Equal in effect to a ``Replace`` of the whole site, so layers before it are dead code; and the
-    layers after it compute only what the box changes (see ``vaecausal_jax.layers``).
+    layers after it compute only what the box changes (see ``vaecausal_jax.models.layers``).
 
     Attributes:
         clean: The site's value in the clean run.

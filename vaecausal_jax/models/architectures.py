@@ -1,6 +1,6 @@
 """Architectures: functions from sizes to a ``Model``.
 
-The six families differ in their objective (``vaecausal_jax.objectives``); VAE, beta-VAE, FactorVAE,
+The six families differ in their objective (``training.objectives``); VAE, beta-VAE, FactorVAE,
 beta-TC-VAE and DIP-VAE run on any of ``conv_vae``, ``mlp_vae`` and ``linear_vae``. Further families
 add a head: ``whitened`` to any of these, ``adversarial_vae``, ``semi_supervised_vae``.
 """

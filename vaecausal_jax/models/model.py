@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.interventions import Interventions
-from vaecausal_jax.sites import Sites, Tape, Trace, check_interventions
+from vaecausal_jax.interventions.sites import Sites, Tape, Trace, check_interventions
 
 NO_INTERVENTIONS: Interventions = {}
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vaecausal_jax import layers
-from vaecausal_jax.changes import Value, whole
-from vaecausal_jax.sites import Tape
+from vaecausal_jax.interventions.changed import Value, whole
+from vaecausal_jax.interventions.sites import Tape
+from vaecausal_jax.models import layers
 
 
 class Dense(nn.Module):
@@ -36,7 +36,7 @@ class Conv(nn.Module):
     """A stride-``stride`` convolution of one image with SAME padding, or its transpose.
 
     Parameters are laid out as Flax's ``nn.Conv`` and ``nn.ConvTranspose``; only the arithmetic
-    differs (see ``vaecausal_jax.convolution``).
+    differs (see ``vaecausal_jax.models.convolution``).
     """
 
     features: int

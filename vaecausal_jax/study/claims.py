@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaecausal_jax.disentanglement.agreement import (
+from vaecausal_jax.inference import Estimate, claim, over_seeds, seeds_to_settle, sign_flip_test
+from vaecausal_jax.inference.correlation import (
     RankAgreement,
     partial_correlation,
     partial_residuals,
     rank_agreement,
 )
-from vaecausal_jax.inference import Estimate, claim, over_seeds, seeds_to_settle, sign_flip_test
 from vaecausal_jax.study.factors import FactorEffects
 
 EFFECTS = ("total_index_posterior_sum", "paper_effect_strength")

@@ -11,7 +11,6 @@ from typing import Any
 
 import optax
 
-from vaecausal_jax import objectives, pretrained
 from vaecausal_jax.data import (
     Dataset,
     dsprites_exact,
@@ -25,8 +24,9 @@ from vaecausal_jax.data import (
     sprites,
 )
 from vaecausal_jax.errors import unknown_choice
-from vaecausal_jax.models import Model, burgess_vae, conv_vae
-from vaecausal_jax.training import TrainConfig
+from vaecausal_jax.models import Model, burgess_vae, conv_vae, pretrained
+from vaecausal_jax.training import objectives
+from vaecausal_jax.training.trainer import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax import inference, mediation
+from vaecausal_jax import inference
 from vaecausal_jax.data import Dataset
-from vaecausal_jax.effect_modularity import EffectModularity, effect_modularity
-from vaecausal_jax.effects import effective_units
+from vaecausal_jax.effects import mediation
+from vaecausal_jax.effects.modularity import EffectModularity, effect_modularity
+from vaecausal_jax.effects.strengths import EffectStrengths, StrengthSamples, estimate_strengths
+from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.strengths import EffectStrengths, StrengthSamples, estimate_strengths
 from vaecausal_jax.study.config import StudyConfig
-from vaecausal_jax.training import ACTIVE_KL
+from vaecausal_jax.training.trainer import ACTIVE_KL
 
 Arrays = dict[str, np.ndarray]
 

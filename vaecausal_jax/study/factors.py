@@ -11,27 +11,32 @@ import numpy as np
 
 from vaecausal_jax.circuits.graph_distance import GraphScore, graph_score
 from vaecausal_jax.data import Dataset
-from vaecausal_jax.factor_graph import FactorGraph, factor_graph
-from vaecausal_jax.inference import Estimate
-from vaecausal_jax.probes import train_probe
-from vaecausal_jax.readouts import (
-    Readout,
-    readout_changes,
-    readout_confusion,
-    readout_scores,
-)
-from vaecausal_jax.specificity import (
+from vaecausal_jax.effects.specificity import (
     CorrectedSpecificity,
     UnitClasses,
     classify_units,
     corrected_specificity,
     specificity,
 )
-from vaecausal_jax.sprite_inversion import is_sprite_world, sprite_readout
+from vaecausal_jax.factors.factor_effects import (
+    TensorEstimate,
+    leakage,
+    read_write_agreement,
+    tensor_estimate,
+)
+from vaecausal_jax.factors.factor_graphs import FactorGraph, factor_graph
+from vaecausal_jax.factors.probes import train_probe
+from vaecausal_jax.factors.readouts import (
+    Readout,
+    readout_changes,
+    readout_confusion,
+    readout_scores,
+)
+from vaecausal_jax.factors.sprite_moments import is_sprite_world, sprite_readout
+from vaecausal_jax.inference import Estimate
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.study.estimates import Arrays, unit_sites
 from vaecausal_jax.study.measure import Inputs
-from vaecausal_jax.tensors import TensorEstimate, leakage, read_write_agreement, tensor_estimate
 
 CLASSES = ("dead", "monosemantic", "polysemantic", "undetermined")
 

@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax import effects, factor_graph, manifold, mediation, mediators, objectives, tensors
 from vaecausal_jax.data import Dataset, images, sample_factors
-from vaecausal_jax.effect_modularity import activation_changes, reencoded
+from vaecausal_jax.effects import mediation, mediators, support, unit_effects
+from vaecausal_jax.effects.modularity import activation_changes, reencoded
+from vaecausal_jax.effects.strengths import bernoulli_nats, strength_samples
+from vaecausal_jax.factors import factor_effects, factor_graphs
+from vaecausal_jax.factors.readouts import FactorPairs, Readout, factor_pairs
 from vaecausal_jax.interventions import set_to
+from vaecausal_jax.interventions.sites import Trace, outputs
 from vaecausal_jax.models import Model
-from vaecausal_jax.patching import Rows, patch_units
-from vaecausal_jax.readouts import FactorPairs, Readout, factor_pairs
-from vaecausal_jax.sites import Trace, outputs
-from vaecausal_jax.strengths import bernoulli_nats, strength_samples
 from vaecausal_jax.study.config import StudyConfig
+from vaecausal_jax.sweeps.patching import Rows, patch_units
+from vaecausal_jax.training import objectives
 
 NUM_READ = 256
 """Reconstructions that the read-out is judged on."""
@@ -142,7 +144,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     sd = jnp.std(before.activations["latent/mean"], axis=0)
     by_factor = jnp.abs(moved).reshape(*inputs.pairs.change.shape, -1).mean(1)
     chosen = jnp.argmax(by_factor / jnp.where(sd > 0, sd, jnp.inf)[None], axis=1)
-    swapped = factor_graph.swap_effects(
+    swapped = factor_graphs.swap_effects(
         model.forward,
         params,
         mediators.group(model.sites, "latent/z"),
@@ -196,16 +198,16 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
         readout=inputs.readout,
         change=inputs.readout.change,
     )
-    null = effects.resample_effects(
+    null = unit_effects.resample_effects(
         model.forward, params, model.sites, "latent/z", inputs.x, inputs.eps, z
     )
-    gaps = manifold.reencode_gaps(respond, z, donor)
+    gaps = support.reencode_gaps(respond, z, donor)
     return {
         **{f"prior_{name}": value for name, value in prior.items()},
         **{f"posterior_{name}": value for name, value in posterior.items()},
         **{f"gap_{name}": value for name, value in gaps._asdict().items()},
         "null_squared": null.squared,
-        "data_spread": effects.output_spread(inputs.x),
+        "data_spread": unit_effects.output_spread(inputs.x),
     }
 
 
@@ -277,7 +279,7 @@ def _site_level(
     trace = _batched(model, params, x, eps)
     natural = trace.activations[name]
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
-    sd = tensors.unit_sd(name, site, natural)
+    sd = factor_effects.unit_sd(name, site, natural)
     along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
     raised = others._replace(donor=natural + sd.reshape(1, *along))
     paired = mediation.paired_rows(
@@ -335,10 +337,10 @@ def _site_level(
         "total_total": lost["along"],
         "total_indirect": lost["squared"],
         "resample_squared": redrawn["pixels"],
-        "resample_spread": effects.output_spread(jax.nn.sigmoid(trace.outputs)),
+        "resample_spread": unit_effects.output_spread(jax.nn.sigmoid(trace.outputs)),
         **{f"site_{key}": value for key, value in total._asdict().items()},
-        "read": tensors.moved(name, site, before, after).reshape(-1, *by_factor),
+        "read": factor_effects.moved(name, site, before, after).reshape(-1, *by_factor),
         "written": jnp.moveaxis(written["factors"], 2, 1),
         "mediated": jnp.moveaxis(mediated, 3, 2),
-        "support": manifold.unit_support_scores(model.sites, name, natural, others.donor),
+        "support": support.unit_support_scores(model.sites, name, natural, others.donor),
     }

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from vaecausal_jax import pretrained, report, store
-from vaecausal_jax.checkpoint import latest_step, train_resumably
-from vaecausal_jax.compilation import compile_for_few_runs
 from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.manifests import read_object, run_lock
-from vaecausal_jax.models import Model
+from vaecausal_jax.models import Model, pretrained
 from vaecausal_jax.processes import entered_by_first, from_first, to_host
+from vaecausal_jax.study import report, store
+from vaecausal_jax.study.compilation import compile_for_few_runs
 from vaecausal_jax.study.config import (
     StudyConfig,
     as_json,
@@ -37,7 +36,8 @@ from vaecausal_jax.study.factors import factor_effects, make_readout, readout_qu
 from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
 from vaecausal_jax.study.scores import score_models
 from vaecausal_jax.study.tables import Trained, effect_tables, summarise
-from vaecausal_jax.training import diagnose, fastest_over_seeds
+from vaecausal_jax.training.checkpoint import latest_step, train_resumably
+from vaecausal_jax.training.trainer import diagnose, fastest_over_seeds
 
 Progress = Callable[[str, int, int], None]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from jax import Array
 
-from vaecausal_jax.disentanglement.interventional import GREATEST_CODE
-from vaecausal_jax.disentanglement.suite import score_suite
+from vaecausal_jax.metrics.suite import score_suite
+from vaecausal_jax.metrics.votes import GREATEST_CODE
 
 SCORES = (
     "mig",
@@ -23,7 +23,7 @@ SCORES = (
     "beta_vae",
     "irs",
 )
-"""Which of ``disentanglement.METRICS`` a study computes."""
+"""Which of ``metrics.METRICS`` a study computes."""
 
 NUM_SHUFFLES = 1
 

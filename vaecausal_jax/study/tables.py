@@ -13,13 +13,7 @@ from vaecausal_jax.manifests import versions
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
-from vaecausal_jax.study.estimates import (
-    Arrays,
-    Estimates,
-    health_values,
-    image_values,
-    unit_sites,
-)
+from vaecausal_jax.study.estimates import Arrays, Estimates, health_values, image_values, unit_sites
 from vaecausal_jax.study.factors import CLASSES, FactorEffects, ReadoutQuality
 
 ENDS = ("value", "low", "high")

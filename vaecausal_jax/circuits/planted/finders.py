@@ -1,0 +1,287 @@
+"""Finders: what says how much each unit and edge matters, given a network and pairs of runs.
+
+A finder is any function ``(forward, params, sites, pairs) -> Scores``. To try your own:
+
+    def saliency(forward, params, sites, pairs):
+        def score(name):
+            def outcome(x, eps, shift):
+                moved = interventions.shift_by(sites, name, shift)
+                return jnp.sum(forward(params, x, eps, moved).outputs ** 2)
+
+            zero = jnp.zeros(sites[name].shape)
+            slopes = jax.vmap(jax.grad(outcome, 2), (0, 0, None))(pairs.x0, pairs.eps, zero)
+            return jnp.abs(slopes).mean(0)
+
+        return Scores({name: score(name) for name in inner_sites(sites)})
+
+and hand ``{**FINDERS, "saliency": compiled(saliency)}`` to ``benchmarks.planted.compare``.
+
+Scores are not negative and comparable across sites; all arms of a pair share its noise. Along the
+total effect TE means the inner product of the change of the outputs with y(x1) - y(x0).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vaecausal_jax.circuits import scorers
+from vaecausal_jax.circuits.learned import learn_masks
+from vaecausal_jax.circuits.planted.network import Edge, Pairs
+from vaecausal_jax.circuits.tasks import Task, edge_circuit, make_task, node_circuit, task_values
+from vaecausal_jax.effects import attribution
+from vaecausal_jax.effects.mediation import paired_rows, unit_mediation
+from vaecausal_jax.effects.unit_effects import resample_effects
+from vaecausal_jax.interventions.sites import Forward, Sites, outputs
+from vaecausal_jax.sweeps.patching import Rows, patch_units
+
+BACKWARD = 2
+"""What a gradient costs beyond its forward, in forwards."""
+
+
+class Scores(NamedTuple):
+    """What a finder found.
+
+    Attributes:
+        nodes: Site to (units,); empty if the finder has no opinion on nodes.
+        edges: (source, target) to (sources, targets), of consecutive sites; empty if the finder has
+            no opinion on edges.
+        samples: Site to (units, pairs): estimates of ``Truth.effects`` pair by pair, where the
+            finder makes such.
+        passes: Forward passes it took; NaN if unknown.
+    """
+
+    nodes: dict[str, Array]
+    edges: dict[Edge, Array] = {}  # noqa: RUF012 - never changed
+    samples: dict[str, Array] = {}  # noqa: RUF012 - never changed
+    passes: float = float("nan")
+
+
+Finder = Callable[[Forward, Any, Sites, Pairs], Scores]
+
+
+def denoising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching in one direction: mean |PNIE|^2 of the target's unit in the reference run."""
+    return _patched(forward, params, sites, pairs)
+
+
+def noising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching in the other: mean |TNIE|^2 of the reference's unit in the target run."""
+    turned = pairs._replace(x0=pairs.x1, x1=pairs.x0)
+    return _patched(forward, params, sites, turned)._replace(samples={})
+
+
+def both_directions(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact patching both ways, the larger counting: sees the inputs of AND and of OR."""
+    nodes, samples = {}, {}
+    for name in inner_sites(sites):
+        grams = unit_mediation(forward, params, sites, name, pairs.x0, pairs.x1, pairs.eps)
+        nodes[name] = jnp.maximum(grams.pure.mean(1), grams.total_indirect.mean(1))
+        samples[name] = grams.pure
+    units = sum(sites[name].num_units for name in nodes)
+    passes = 2 * len(pairs.eps) * (units + len(nodes))
+    return Scores(nodes, samples=samples, passes=passes)
+
+
+def resample_index(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Mean squared effect of taking a unit's value from another image, at the reference run."""
+    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
+    donors = run(params, jnp.roll(pairs.x1, 1, axis=0), pairs.eps, {}).activations
+    nodes = {}
+    for name in inner_sites(sites):
+        effects = resample_effects(forward, params, sites, name, pairs.x0, pairs.eps, donors[name])
+        nodes[name] = effects.squared.mean(1)
+    units = sum(sites[name].num_units for name in nodes)
+    return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))
+
+
+def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """AtP: |gradient times change| along TE, at both ends of each pair."""
+    cost = 2 * len(pairs.eps) * (1 + BACKWARD)
+    return _surrogate(forward, params, sites, pairs, attribution.attribution_patching, cost)
+
+
+def hessian_corrected(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """AtP with its second-order term, one Hessian-vector product a unit."""
+
+    def surrogate(*arguments):
+        return attribution.hessian_corrected(*arguments).estimate
+
+    units = sum(sites[name].num_units for name in inner_sites(sites))
+    cost = 2 * len(pairs.eps) * 2 * (1 + BACKWARD) * units / len(inner_sites(sites))
+    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+
+
+def integrated_gradients(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients along the site's path between the two runs, 16 midpoints, times the change."""
+    rule = attribution.gauss_legendre(16)
+
+    def surrogate(*arguments):
+        return attribution.integrated_gradients_activations(*arguments, rule=rule)
+
+    cost = 2 * len(pairs.eps) * 16 * (1 + BACKWARD)
+    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+
+
+def correlation(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Largest |correlation| of a unit with a factor, over all runs: no intervention at all."""
+    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
+    x, eps = jnp.concatenate([pairs.x0, pairs.x1]), jnp.concatenate([pairs.eps, pairs.eps])
+    activations = run(params, x, eps, {}).activations
+    factors = jnp.concatenate([pairs.factors0, pairs.factors1])
+    nodes = {
+        name: jnp.abs(_correlations(_by_unit(sites, name, activations[name]), factors)).max(1)
+        for name in inner_sites(sites)
+    }
+    return Scores(nodes, passes=2 * len(pairs.eps))
+
+
+def random(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Uniform numbers: AUROC 0.5 give or take, average precision the prevalence."""
+    del forward, params, pairs
+    keys = jax.random.split(jax.random.key(0), len(sites))
+    names = inner_sites(sites)
+    nodes = {
+        name: jax.random.uniform(key, (sites[name].num_units,))
+        for name, key in zip(names, keys, strict=False)
+    }
+    return Scores(nodes, passes=0.0)
+
+
+def edge_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Exact effects of single edges along TE, both directions, the larger counting."""
+    task = _task(forward, params, sites, pairs)
+    edges = _sizes(scorers.edge_effects(task))
+    num = sum(values.size for values in edges.values())
+    return Scores({}, edges, passes=2.0 * len(pairs.eps) * (num + len(edges)))
+
+
+def eap(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients at the target run: attribution patching of nodes and of edges (EAP)."""
+    task = _task(forward, params, sites, pairs)
+    return Scores(
+        _sizes(scorers.node_attribution(task)),
+        _sizes(scorers.edge_attribution(task)),
+        passes=float(len(pairs.eps) * (2 + BACKWARD)),
+    )
+
+
+def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Gradients along the inputs' path, five nodes: EAP-IG of nodes and of edges."""
+    task = _task(forward, params, sites, pairs)
+    return Scores(
+        _sizes(scorers.node_integrated(task)),
+        _sizes(scorers.edge_integrated(task)),
+        passes=float(len(pairs.eps) * (2 + 5 * (1 + BACKWARD))),
+    )
+
+
+def learned_masks(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    """Subnetwork probing: how likely a trained gate of each node, and of each edge, is open."""
+    task = _task(forward, params, sites, pairs)
+    key, steps, batch = jax.random.key(0), 500, 16
+    reference = task_values(task, task.x0)
+
+    def learn(circuit):
+        scores = learn_masks(
+            key, task, circuit, reference, price=0.01, num_steps=steps, batch_size=batch
+        )
+        return {part: jnp.asarray(score) for part, score in scores.items()}
+
+    passes = 2 * steps * batch * (1 + BACKWARD) + 4 * len(pairs.eps)
+    return Scores(learn(node_circuit(task)), learn(edge_circuit(task)), passes=float(passes))
+
+
+def compiled(finder: Finder) -> Finder:
+    """The same finder as one program; for those that are traceable."""
+
+    def find(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+        run = jax.jit(lambda params, pairs: finder(forward, params, sites, pairs))
+        return run(params, pairs)
+
+    return find
+
+
+FINDERS: dict[str, Finder] = {
+    "patching, both directions": compiled(both_directions),
+    "patching, denoising": compiled(denoising),
+    "patching, noising": compiled(noising),
+    "resample index": compiled(resample_index),
+    "edge patching": edge_patching,
+    "attribution patching": compiled(attribution_patching),
+    "hessian corrected": compiled(hessian_corrected),
+    "integrated gradients": compiled(integrated_gradients),
+    "EAP, at the target": eap,
+    "EAP-IG": eap_ig,
+    "learned masks": learned_masks,
+    "correlation": compiled(correlation),
+    "random": compiled(random),
+}
+
+
+def inner_sites(sites: Sites) -> list[str]:
+    """Sites with units, without the outputs themselves and the input."""
+    named = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
+    return named[:-1]
+
+
+def _task(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Task:
+    # The input and the outputs are ends of edges, not nodes to be scored.
+    nodes = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
+    return make_task(forward, params, sites, pairs.x0, pairs.x1, pairs.eps, nodes=nodes)
+
+
+def _sizes(signed: dict[Any, Any]) -> dict[Any, Any]:
+    return {key: abs(values) for key, values in signed.items()}
+
+
+def _patched(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+    samples = {}
+    for name in inner_sites(sites):
+        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        rows = jax.tree.map(lambda leaf: leaf[: len(pairs.eps)], rows)
+        samples[name] = patch_units(
+            forward, params, sites, name, rows, lambda y, row: jnp.sum((y - row.clean) ** 2)
+        )
+    units = sum(sites[name].num_units for name in samples)
+    nodes = {name: effects.mean(1) for name, effects in samples.items()}
+    # paired_rows runs both ends of each pair.
+    return Scores(nodes, {}, samples, len(pairs.eps) * (units + 2 * len(nodes)))
+
+
+def _surrogate(
+    forward: Forward, params: Any, sites: Sites, pairs: Pairs, surrogate: Any, cost: float
+) -> Scores:
+    def along(y: Array, row: Rows) -> Array:
+        return jnp.vdot(y - row.clean, row.reference)
+
+    nodes = {}
+    for name in inner_sites(sites):
+        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        other = jnp.roll(rows.clean, len(pairs.eps), axis=0)
+        rows = rows._replace(reference=other - rows.clean)
+        nodes[name] = jnp.abs(surrogate(forward, params, sites, name, rows, along)).mean(1)
+    return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
+
+
+def _by_unit(sites: Sites, name: str, values: Array) -> Array:
+    """(images, *site) to (samples, units): every position of every image is a sample, if any."""
+    axis = sites[name].unit_axis
+    if axis is None:
+        raise ValueError(f"site {name!r} has no units.")
+    moved = jnp.moveaxis(values, axis + 1, -1)
+    # Of a map, the mean over its positions: factors are known image by image.
+    return moved.reshape(len(values), -1, moved.shape[-1]).mean(1)
+
+
+def _correlations(values: Array, factors: Array) -> Array:
+    """Pearson's, (units, factors); 0 for what does not vary."""
+
+    def standard(a):
+        centred = a - a.mean(0, keepdims=True)
+        length = jnp.sqrt((centred**2).sum(0, keepdims=True))
+        return jnp.where(length > 1e-6, centred / jnp.where(length > 0, length, 1.0), 0.0)
+
+    return standard(values).T @ standard(factors)

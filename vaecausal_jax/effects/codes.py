@@ -1,0 +1,192 @@
+"""Effect strength of vector-quantised models: codes redrawn, and how far a shift must go to matter.
+
+A shift before quantisation changes nothing until it crosses a cell's border, so the near-zero
+effect strength that shifts find in VQ models says something of the shift, not of the model. Here
+codes themselves are redrawn: at one position, of one value wherever it occurs, or the whole map.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, resample_effects
+from vaecausal_jax.interventions import set_to
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.patching import unit_starts
+
+
+class CodeEffects(NamedTuple):
+    """Change of the output when codes are taken from a donor's map.
+
+    Attributes:
+        position: One position at a time, (positions, images).
+        code: Every position that holds code k, (codes, images).
+        whole: The whole map, (1, images): total index 1 where the donor is independent.
+        occurrence: Number of positions that hold code k, (codes, images).
+    """
+
+    position: UnitEffects
+    code: UnitEffects
+    whole: UnitEffects
+    occurrence: Array
+
+
+class CrossingRates(NamedTuple):
+    """What shifts before quantisation do, (units, doses, images).
+
+    Attributes:
+        crossed: Share of positions whose code changes.
+        squared: |y' - y|^2: rounding at most, where no code changes.
+    """
+
+    crossed: Array
+    squared: Array
+
+
+def code_effects(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    x: Array,
+    eps: Array,
+    donor: Array,
+    *,
+    num_codes: int,
+    name: str = "latent/codes",
+    base: Array | None = None,
+    outcome: Outcome = outputs,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> CodeEffects:
+    """Redraws codes by position, by code value and all at once.
+
+    ``effects.total_index`` of each field is the aggregated total index of its kind.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        x: Inputs, (images, ...).
+        eps: Noise, (images, ...), empty for a model without.
+        donor: Codes to take, (images, *site shape): other images' maps, or draws from the codes'
+            empirical distribution.
+        num_codes: Size of the codebook.
+        name: The site of the codes.
+        base: Codes all arms start from, (images, *site shape); natural if None.
+        outcome: Trace to the array of interest.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
+
+    Raises:
+        ValueError: A site that holds no codes, or values that do not fit it.
+    """
+    _check_codes(sites, name)
+    options = {"outcome": outcome, "block": block, "mesh": mesh}
+    position = resample_effects(forward, params, sites, name, x, eps, donor, base=base, **options)
+    measured = functools.partial(measure, outcome)
+    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
+
+    def squared(codes, row):
+        x, eps, y = row
+        return jnp.sum(
+            (measure(outcome, forward(params, x, eps, set_to(sites, name, codes))) - y) ** 2
+        )
+
+    def of_code(code, row):
+        x, eps, natural, donor, y = row
+        return squared(jnp.where(natural == code, donor, natural), (x, eps, y))
+
+    def of_map(_, row):
+        x, eps, _, donor, y = row
+        return squared(donor, (x, eps, y))
+
+    rows = x, eps, natural, donor, y
+    numbers = jnp.arange(num_codes, dtype=natural.dtype)
+    by_code = sweep(of_code, numbers, rows, block=block, mesh=mesh)
+    by_map = sweep(of_map, jnp.zeros(1), rows, block=block, mesh=mesh)
+    flat = natural.reshape(1, len(x), -1)
+    occurrence = jnp.sum(flat == numbers[:, None, None], axis=-1)
+
+    def scored(values):
+        return UnitEffects(values, jnp.sqrt(values), position.spread, position.num_outputs)
+
+    return CodeEffects(position, scored(by_code), scored(by_map), occurrence)
+
+
+def crossing_rates(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    x: Array,
+    eps: Array,
+    doses: Array,
+    *,
+    pre: str = "latent/pre",
+    codes: str = "latent/codes",
+    outcome: Outcome = outputs,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> CrossingRates:
+    """How many codes change when one channel is shifted before quantisation, by size of the shift.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        x: Inputs, (images, ...).
+        eps: Noise, (images, ...).
+        doses: (doses,), in the scale of the site ``pre``; of either sign.
+        pre: The site before quantisation.
+        codes: The site of the codes.
+        outcome: Trace to the array of interest.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
+
+    Raises:
+        ValueError: Unknown sites, or doses that are not a vector.
+    """
+    _check_codes(sites, codes)
+    if jnp.ndim(doses) != 1 or jnp.size(doses) == 0:
+        raise ValueError(f"doses has shape {jnp.shape(doses)}, expected (doses,), one or more.")
+    site = sites[pre]
+    if site.unit_axis is None:
+        raise ValueError(f"site {pre!r} {site.shape} has no units to shift.")
+    natural, (clean, y) = clean_runs(
+        forward,
+        params,
+        sites,
+        pre,
+        x,
+        eps,
+        None,
+        lambda t: (t.activations[codes], measure(outcome, t)),
+    )
+    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
+
+    def run(point, row):
+        unit, dose = point
+        x, eps, natural, clean, y = row
+        selected = (jnp.arange(site.num_units) == unit).reshape(along)
+        moved = jnp.where(selected, natural + dose, natural)
+        trace = forward(params, x, eps, set_to(sites, pre, moved))
+        changed = trace.activations[codes] != clean
+        squared = jnp.sum((measure(outcome, trace) - y) ** 2)
+        return CrossingRates(jnp.mean(changed.astype(squared.dtype)), squared)
+
+    num_units = len(unit_starts(pre, site))
+    doses = jnp.asarray(doses, site.dtype)
+    units = jnp.repeat(jnp.arange(num_units), len(doses))
+    points = units, jnp.tile(doses, num_units)
+    found = sweep(run, points, (x, eps, natural, clean, y), block=block, mesh=mesh)
+    return jax.tree.map(lambda a: a.reshape(num_units, len(doses), len(x)), found)
+
+
+def _check_codes(sites: Sites, name: str) -> None:
+    site = sites[name]
+    if site.unit_axis is not None or not jnp.issubdtype(site.dtype, jnp.integer):
+        raise ValueError(f"site {name!r} holds {site.dtype}{site.shape}, expected integer codes.")

@@ -1,0 +1,319 @@
+"""Mediation as numbers that can be published: shares of a total effect, each with its interval.
+
+For images a share is projected, sum <part, TE> / sum |TE|^2 over pairs: a ratio of sums, so that
+pairs in which little happens weigh little, and parts that add up to TE have shares that add to one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects, mediation_shares
+from vaecausal_jax.effects.mediation import mediate, unit_mediation
+from vaecausal_jax.effects.mediators import Mediator
+from vaecausal_jax.effects.unit_effects import effective_units
+from vaecausal_jax.inference import (
+    Estimate,
+    bootstrap_function,
+    bootstrap_mean,
+    bootstrap_ratio,
+    sign_flip_test,
+    sum_clusters,
+)
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
+from vaecausal_jax.sweeps.grid import Block
+
+
+class MediationEstimates(NamedTuple):
+    """Shares of the total effect of a family of mediators, each (mediators,); null 0.
+
+    Attributes:
+        proportion_mediated: TNIE: lost without the mediator (necessity). PM.
+        proportion_direct: PNDE: what bypasses it. PD = 1 - PM exactly.
+        denoising: PNIE: restored by the mediator alone (sufficiency).
+        interaction: INTmed = TNIE - PNIE, noising minus denoising.
+        off_axis: |TNIE|^2 outside the direction of TE, over |TE|^2.
+        controlled: CDE(m): what is left with the mediator held. None, as all below, without a
+            baseline.
+        reference_interaction: INTref(m) = PNDE - CDE(m).
+        proportion_interaction: INTref + INTmed.
+        proportion_eliminated: TE - CDE(m): what holding the mediator removes.
+        p_value: Sign-flip tests of no mediated effect, <TNIE, TE> of pairs (or clusters); adjust
+            with ``false_discovery``.
+        family_p_value: The same, adjusted for all mediators by the largest statistic.
+        residual: Largest relative failure of the identities between effects: rounding only.
+        defined: Whether the mean |TE|^2 exceeds the floor, below which shares are NaN.
+    """
+
+    proportion_mediated: Estimate
+    proportion_direct: Estimate
+    denoising: Estimate
+    interaction: Estimate
+    off_axis: Estimate
+    controlled: Estimate | None
+    reference_interaction: Estimate | None
+    proportion_interaction: Estimate | None
+    proportion_eliminated: Estimate | None
+    p_value: np.ndarray
+    family_p_value: np.ndarray
+    residual: float
+    defined: bool
+
+
+class DepthProfile(NamedTuple):
+    """How an effect is spread over the units of each site; fields map site to its estimate.
+
+    Attributes:
+        largest_share: Of any one unit's proportion mediated.
+        effective_units: Number of units that carry it, (sum p)^2 / sum p^2 of positive shares.
+        interaction: Sum over units of |noising - denoising|.
+    """
+
+    largest_share: dict[str, Estimate]
+    effective_units: dict[str, Estimate]
+    interaction: dict[str, Estimate]
+
+
+def summarise_mediation(
+    key: Array,
+    forward: Forward,
+    params: Any,
+    mediator: Mediator,
+    points: Any,
+    x0: Array,
+    x1: Array,
+    eps: Array,
+    *,
+    outcome: Outcome = outputs,
+    baseline: Mapping[str, Array] | None = None,
+    intervention: str = "mediators patched between paired inputs",
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+    **options: Any,
+) -> MediationEstimates:
+    """``mediate`` and ``estimate_mediation`` in one call; arguments as there."""
+
+    def run(points, x0, x1, eps):
+        return mediate(
+            forward,
+            params,
+            mediator,
+            points,
+            x0,
+            x1,
+            eps,
+            outcome=outcome,
+            baseline=baseline,
+            block=block,
+            mesh=mesh,
+        )
+
+    return estimate_mediation(key, run(points, x0, x1, eps), intervention=intervention, **options)
+
+
+def estimate_mediation(
+    key: Array,
+    mediated: Mediated,
+    *,
+    intervention: str,
+    clusters: ArrayLike | None = None,
+    floor: float = 0.0,
+    level: float = 0.95,
+    num_replicates: int = 1000,
+    num_flips: int = 9999,
+) -> MediationEstimates:
+    """Shares with intervals over pairs, from what a sweep of ``mediate`` kept.
+
+    Args:
+        key: Typed PRNG key.
+        mediated: Leaves (mediators, pairs).
+        intervention: What was patched, in words.
+        clusters: (pairs,) labels of pairs that share a base image.
+        floor: Mean |TE|^2 at or below which there is nothing to take a share of, e.g. the mean of
+            ``effects.noise_floor``.
+        level: Coverage.
+        num_replicates: Bootstrap replicates.
+        num_flips: Sign patterns behind the p-values.
+
+    Raises:
+        ValueError: As ``bootstrap_ratio``.
+    """
+    shares = mediation_shares(mediated.gram)
+    denominator = shares.denominator
+    defined = bool(jnp.mean(denominator) > floor)
+    below = denominator if defined else jnp.zeros_like(denominator)
+    boot_key, flip_key = jax.random.split(key)
+
+    def share(numerator, what):
+        return bootstrap_ratio(
+            boot_key,
+            numerator,
+            below,
+            intervention=f"{intervention}: {what}",
+            level=level,
+            num_replicates=num_replicates,
+            clusters=clusters,
+        )
+
+    direct = denominator - shares.noising
+    held = mediated.controlled
+    tested = shares.noising if clusters is None else sum_clusters(clusters, shares.noising)
+    test = sign_flip_test(tested, key=flip_key, num_flips=num_flips)
+    return MediationEstimates(
+        proportion_mediated=share(shares.noising, "target run <- reference"),
+        proportion_direct=share(direct, "target run with the mediator of the reference"),
+        denoising=share(shares.denoising, "reference run <- target"),
+        interaction=share(shares.interaction, "noising - denoising"),
+        off_axis=share(shares.off_axis, "change outside the direction of the total effect"),
+        controlled=None if held is None else share(held, "mediator held at the baseline"),
+        reference_interaction=None
+        if held is None
+        else share(direct - held, "pure direct - controlled direct"),
+        proportion_interaction=None
+        if held is None
+        else share(direct - held + shares.interaction, "reference + mediated interaction"),
+        proportion_eliminated=None
+        if held is None
+        else share(denominator - held, "total - controlled direct"),
+        p_value=test.p_value,
+        family_p_value=test.family_p_value,
+        residual=float(jnp.max(mediated.residual)),
+        defined=defined,
+    )
+
+
+def estimate_natural_effects(
+    key: Array, effects: NaturalEffects, *, intervention: str, **options: Any
+) -> NaturalEffects:
+    """Means over pairs of effects that were kept whole (``mediate(..., effect=natural)``).
+
+    Args:
+        key: Typed PRNG key.
+        effects: Leaves (mediators, pairs, *outcome).
+        intervention: What was patched, in words.
+        **options: Of ``bootstrap_mean``: level, clusters, interval, ...
+
+    Returns:
+        An ``Estimate`` for each effect, of shape (mediators, *outcome).
+    """
+    return NaturalEffects(
+        *(
+            bootstrap_mean(
+                key,
+                jnp.moveaxis(leaf, 1, -1),
+                intervention=f"{intervention}: {name.replace('_', ' ')}",
+                **options,
+            )
+            for name, leaf in effects._asdict().items()
+        )
+    )
+
+
+def interaction_map(
+    key: Array,
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    names: Sequence[str],
+    x0: Array,
+    x1: Array,
+    eps: Array,
+    *,
+    outcome: Outcome = outputs,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    num_replicates: int = 1000,
+) -> dict[str, Estimate]:
+    """Noising minus denoising share of every unit of some sites: who acts with others.
+
+    The sum of all interactions that a unit takes part in, in two passes a unit: positive for
+    synergy (AND), negative for redundancy and backup (OR), 0 where the rest is additive.
+
+    Args:
+        key: Typed PRNG key.
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        names: Which sites.
+        x0: Reference inputs, (pairs, ...).
+        x1: Target inputs, (pairs, ...).
+        eps: Noise, (pairs, ...), shared by all arms of a pair.
+        outcome: Trace to the array of interest.
+        clusters: (pairs,) labels of pairs that share a base image.
+        level: Coverage.
+        num_replicates: Bootstrap replicates.
+
+    Returns:
+        Site to estimates (units,), as shares of the total effect.
+    """
+    for name in names:
+        sites[name]  # An unknown one is a ValueError, before any is swept.
+    found = {}
+    for name in names:
+        grams = unit_mediation(forward, params, sites, name, x0, x1, eps, outcome=outcome)
+        shares = mediation_shares(grams)
+        found[name] = bootstrap_ratio(
+            key,
+            shares.interaction,
+            shares.denominator,
+            intervention=f"units of {name} patched between paired inputs, noising - denoising",
+            level=level,
+            num_replicates=num_replicates,
+            clusters=clusters,
+        )
+    return found
+
+
+def depth_profile(
+    key: Array,
+    grams: Mapping[str, Gram],
+    *,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+    num_replicates: int = 1000,
+) -> DepthProfile:
+    """How concentrated and how interacting the mediation of each site is, from its units' Grams.
+
+    The whole of a site mediates everything in a network without skips; what varies with depth is
+    over how many units. Each number stands beside what sign flips of the pairs would give.
+
+    Args:
+        key: Typed PRNG key.
+        grams: Site to ``unit_mediation``'s result, leaves (units, pairs), in order of depth.
+        clusters: (pairs,) labels of pairs that share a base image.
+        level: Coverage.
+        num_replicates: Bootstrap replicates.
+    """
+
+    def of(function, part):
+        return {
+            name: bootstrap_function(
+                key,
+                function,
+                getattr(mediation_shares(gram), part),
+                mediation_shares(gram).denominator,
+                intervention=f"units of {name} patched between paired inputs",
+                clusters=clusters,
+                level=level,
+                num_replicates=num_replicates,
+            )
+            for name, gram in grams.items()
+        }
+
+    return DepthProfile(
+        of(_largest, "noising"), of(effective_units, "noising"), of(_total_size, "interaction")
+    )
+
+
+def _largest(shares: Array) -> Array:
+    return shares.max(0)
+
+
+def _total_size(shares: Array) -> Array:
+    return jnp.abs(shares).sum(0)

@@ -1,0 +1,318 @@
+"""From factor k through unit u to the read-out of factor l: read, write and mediation tensors.
+
+    read       R[u, k]    = E |h_u(x^k) - h_u(x)| / SD(h_u)        x^k differs from x in factor k
+    write      W[u, l]    = E r_l(y(x; h_u + SD)) - r_l(y(x))
+    mediation  M[u, k, l] = E r_l(y(x^k)) - r_l(y(x^k; h_u <- h_u(x)))    TNIE of u on r_l
+
+In a linear network M[u, k, l] = (dh_u / dg_k) dg_k (dr_l / dh_u). A unit that is read out as a
+factor other than the one that moved it (k != l) leaks. Each function sweeps the units of one site,
+pair by pair or image by image, so that intervals and tests can follow; ``tensor_estimate`` makes
+them, with false discoveries controlled over all sites at once.
+
+Pairs are turned so that the changed factor grows (``readouts.factor_pairs``): signed effects would
+average to zero otherwise.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from vaecausal_jax.effects.mediation import paired_rows
+from vaecausal_jax.effects.unit_effects import clean_runs
+from vaecausal_jax.factors.readouts import FactorPairs
+from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
+from vaecausal_jax.interventions.sites import (
+    Change,
+    Forward,
+    Outcome,
+    Site,
+    Sites,
+    difference,
+    measure,
+    outputs,
+)
+from vaecausal_jax.interventions.types import check_arithmetic
+from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.patching import Rows, patch_units
+
+
+class TensorEstimate(NamedTuple):
+    """A tensor of one site with its interval and what survives the false discovery rate.
+
+    Attributes:
+        estimate: Means over pairs, (units, ...).
+        p_value: Of |effect| <= delta, adjusted for false discoveries over all sites given.
+        significant: Whether that is at most q.
+    """
+
+    estimate: Estimate
+    p_value: np.ndarray
+    significant: np.ndarray
+
+    @property
+    def filtered(self) -> np.ndarray:
+        """The means, zero where they are not significant."""
+        return np.where(self.significant, self.estimate.value, 0.0)
+
+
+def unit_sd(name: str, site: Site, values: Array) -> Array:
+    """Standard deviation of each unit over runs and positions: (units,).
+
+    Raises:
+        ValueError: A site without units: VQ codes are labels and have no spread.
+    """
+    _check_units(name, site)
+    return jnp.std(_by_unit(site, values), axis=(1, 2))
+
+
+def read_tensor(
+    forward: Forward, params: Any, sites: Sites, name: str, pairs: FactorPairs
+) -> Array:
+    """|h_u(x1) - h_u(x0)| / SD(h_u) of every pair, (units, factors, pairs).
+
+    Averaged over positions; SD is over all runs of all pairs. A unit that never changes reads
+    nothing: 0. The null is 0 exactly, since both runs share their noise.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        name: The site.
+        pairs: Minimal pairs of every factor.
+
+    Raises:
+        ValueError: A site without units.
+    """
+    _check_units(name, sites[name])
+
+    def values(x, eps):
+        return jax.vmap(lambda *run: forward(params, *run, {}).activations[name])(x, eps)
+
+    flat = pairs.flat()
+    read = moved(name, sites[name], values(flat.x0, flat.eps), values(flat.x1, flat.eps))
+    return read.reshape(-1, *pairs.eps.shape[:2])
+
+
+def moved(name: str, site: Site, before: Array, after: Array) -> Array:
+    """|after - before| in SD of each unit over both, averaged over positions: (units, runs).
+
+    Args:
+        name: The site's name, for messages.
+        site: The site.
+        before: Its values in some runs, (runs, *site shape).
+        after: Its values in their counterparts.
+
+    Raises:
+        ValueError: A site without units.
+    """
+    sd = unit_sd(name, site, jnp.concatenate([before, after]))
+    size = jnp.mean(jnp.abs(_by_unit(site, after - before)), axis=2)
+    return jnp.where(sd > 0, 1.0 / jnp.where(sd > 0, sd, 1.0), 0.0)[:, None] * size
+
+
+def write_tensor(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    name: str,
+    x: Array,
+    eps: Array,
+    *,
+    outcome: Outcome = outputs,
+    change: Change = difference,
+    dose: Array | None = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> Array:
+    """Change of every read-out as each unit is raised by its SD: (units, factors, images).
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        name: The site.
+        x: Inputs, (images, ...).
+        eps: Noise, (images, ...).
+        outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
+        change: Columns before and after to signed changes: ``readout.change``.
+        dose: (units,), what is added to each unit; its SD over these runs if None.
+        block: See ``sweep``.
+        mesh: See ``sweep``.
+
+    Raises:
+        ValueError: A site without units, or a dose of another shape.
+    """
+    site = sites[name]
+    _check_units(name, site)
+    check_arithmetic(name, site)
+    measured = functools.partial(measure, outcome)
+    natural, clean = clean_runs(forward, params, sites, name, x, eps, None, measured)
+    dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)
+    if dose.shape != (site.num_units,):
+        raise ValueError(f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}.")
+    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
+    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), clean)
+
+    def effect(patched: Array, row: Rows) -> Array:
+        return change(row.clean, patched)
+
+    written = patch_units(
+        forward, params, sites, name, rows, effect, outcome=outcome, block=block, mesh=mesh
+    )
+    return jnp.moveaxis(written, 2, 1)
+
+
+def mediation_tensor(
+    forward: Forward,
+    params: Any,
+    sites: Sites,
+    name: str,
+    pairs: FactorPairs,
+    *,
+    outcome: Outcome = outputs,
+    change: Change = difference,
+    units: Any = None,
+    block: Block | None = None,
+    mesh: Mesh | None = None,
+) -> Array:
+    """TNIE of every unit on every read-out, pair by pair: (units, changed, read, pairs).
+
+    The run on the target image, in which factor k has grown, loses what the unit carried of it. At
+    a site of VQ codes the units are positions.
+
+    Args:
+        forward: ``forward(params, x, eps, interventions) -> Trace``.
+        params: Its parameters.
+        sites: Its sites.
+        name: The site.
+        pairs: Minimal pairs of every factor.
+        outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
+        change: Columns before and after to signed changes: ``readout.change``.
+        units: Which units (or positions), as indices or as booleans; all if None.
+        block: See ``sweep``; its contexts are pairs.
+        mesh: See ``sweep``.
+    """
+    flat, num = pairs.flat(), len(pairs.x0) * pairs.x0.shape[1]
+    both = paired_rows(forward, params, name, flat.x0, flat.x1, flat.eps, outcome)
+    targets = jax.tree.map(lambda a: a[num:], both)
+
+    def effect(patched: Array, row: Rows) -> Array:
+        return change(patched, row.clean)
+
+    lost = patch_units(
+        forward,
+        params,
+        sites,
+        name,
+        targets,
+        effect,
+        outcome=outcome,
+        units=units,
+        block=block,
+        mesh=mesh,
+    )
+    lost = lost.reshape(lost.shape[0], *pairs.x0.shape[:2], -1)
+    return jnp.moveaxis(lost, 3, 2)
+
+
+def tensor_estimate(
+    key: Array,
+    samples: Mapping[str, ArrayLike],
+    *,
+    intervention: str,
+    q: float = 0.05,
+    delta: float = 0.0,
+    level: float = 0.95,
+    num_replicates: int = 1000,
+) -> dict[str, TensorEstimate]:
+    """Means over pairs with intervals, and which survive: one family of tests over all sites.
+
+    Args:
+        key: Typed PRNG key.
+        samples: Site to (..., pairs), as from the functions above.
+        intervention: What was done, in words.
+        q: False discovery rate (Benjamini-Hochberg).
+        delta: Smallest effect of interest, in SD of a factor; with enough pairs every effect
+            differs from zero.
+        level: Coverage.
+        num_replicates: Bootstrap replicates.
+
+    Raises:
+        ValueError: No site, fewer than two pairs, or q outside (0, 1).
+    """
+    if not samples:
+        raise ValueError("tensor_estimate needs the samples of at least one site.")
+    if not 0.0 < q < 1.0:
+        raise ValueError(f"q must lie between 0 and 1, got {q}.")
+    p_values = {name: minimum_effect_test(values, delta) for name, values in samples.items()}
+    adjusted = false_discovery(np.concatenate([p.ravel() for p in p_values.values()]))
+    ends = np.cumsum([p.size for p in p_values.values()])[:-1]
+    found = {}
+    keys = jax.random.split(key, len(samples))
+    for site_key, (name, values), p in zip(
+        keys, samples.items(), np.split(adjusted, ends), strict=True
+    ):
+        estimate = bootstrap_mean(
+            site_key,
+            values,
+            intervention=intervention,
+            level=level,
+            num_replicates=num_replicates,
+        )
+        p = p.reshape(p_values[name].shape)
+        found[name] = TensorEstimate(estimate, p, p <= q)
+    return found
+
+
+def leakage(tensor: ArrayLike) -> np.ndarray:
+    """Share of |M| off the diagonal, sum_{k != l} |M_kl| / sum |M|; NaN where nothing is mediated.
+
+    Args:
+        tensor: (..., factors, factors): (units, changed, read) for each unit's leakage, or its mean
+            over units. Give ``TensorEstimate.filtered``: noise leaks (F - 1) / F.
+    """
+    size = np.abs(np.asarray(tensor, float))
+    if size.ndim < 2 or size.shape[-1] != size.shape[-2]:
+        raise ValueError(f"tensor has shape {size.shape}, expected (..., factors, factors).")
+    total = size.sum((-2, -1))
+    off = total - np.trace(size, axis1=-2, axis2=-1)
+    return np.where(total > 0, off / np.where(total > 0, total, 1.0), np.nan)
+
+
+def read_write_agreement(read: ArrayLike, write: ArrayLike) -> np.ndarray:
+    """Cosine between what a unit reads and what it writes, over factors; NaN where either is zero.
+
+    Reading is not signed. Give |W| to ask whether a unit writes what it reads, whatever the sign.
+
+    Args:
+        read: (..., factors).
+        write: (..., factors).
+    """
+    read, write = np.asarray(read, float), np.asarray(write, float)
+    if read.shape != write.shape:
+        raise ValueError(f"read {read.shape} and write {write.shape} need one shape.")
+    lengths = np.linalg.norm(read, axis=-1) * np.linalg.norm(write, axis=-1)
+    product = np.sum(read * write, axis=-1)
+    return np.where(lengths > 0, product / np.where(lengths > 0, lengths, 1.0), np.nan)
+
+
+def _check_units(name: str, site: Site) -> None:
+    if site.unit_axis is None:
+        raise ValueError(
+            f"site {name!r} {site.shape} holds codes without units: labels have no size to read "
+            "and no SD to be raised by. mediation_tensor patches its positions."
+        )
+
+
+def _by_unit(site: Site, values: Array) -> Array:
+    """(runs, *site shape) as (units, runs, positions)."""
+    assert site.unit_axis is not None
+    moved = jnp.moveaxis(values, site.unit_axis + 1, 0)
+    return moved.reshape(site.num_units, values.shape[0], -1)

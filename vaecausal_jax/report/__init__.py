@@ -1,5 +1,0 @@
-"""A study as figures and one self-contained page; needs the ``study`` extra."""
-
-from vaecausal_jax.report.page import write_report
-
-__all__ = ["write_report"]

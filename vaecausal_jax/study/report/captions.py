@@ -1,0 +1,159 @@
+"""What stands beside each figure: heading, how to read it, and which sentences to compute."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import xarray as xr
+
+from vaecausal_jax.study.report import factor_findings, findings, strength_findings
+from vaecausal_jax.study.report.factors import MIN_SUPPORT, NUM_LATENTS
+from vaecausal_jax.study.report.panels import MAX_UNITS, Pictures, Summary
+from vaecausal_jax.training.trainer import ACTIVE_KL
+
+SentenceFn = Callable[[Summary, xr.Dataset, Pictures], list[str]]
+
+
+class Caption(NamedTuple):
+    """What stands beside a figure.
+
+    Attributes:
+        title: Heading.
+        reading: What it shows and how to read it.
+        findings: Sentences computed from the data.
+    """
+
+    title: str
+    reading: str
+    findings: SentenceFn
+
+
+CAPTIONS: dict[str, Caption] = {
+    "traversals": Caption(
+        "Reconstructions and latent traversals",
+        "Above, images and what each model makes of them. Below, the first image's code with one "
+        "latent set to values from -2 to 2, latents sorted by KL; a row that does not change is a "
+        "latent the decoder ignores. Grey labels: latents of at most "
+        f"{ACTIVE_KL} nats.",
+        findings.say_traversals,
+    ),
+    "training": Caption(
+        "Training curves",
+        "One line a seed, one colour a family; dashed lines are excluded models. Curves that still "
+        "fall at the right end mean undertrained models, and effects that would move on.",
+        findings.say_training,
+    ),
+    "comparison": Caption(
+        "Comparison of families",
+        "Hollow circles are trained models, diamonds their mean, bars the interval of the table, n "
+        "the number of usable seeds; intervals that leave the axis are cut. Effect strengths of "
+        "models that reconstruct differently well are to be compared with care.",
+        findings.say_comparison,
+    ),
+    "effect_strengths": Caption(
+        "Effect strength in all its forms",
+        "The same interventions on the same images, measured in six ways; marks as in the figure "
+        "before. The indices are shares of a model's own variance, the divergence is in nats, and "
+        "the raw L2 distance grows with contrast and the number of pixels. A family that leads by "
+        "one form only leads by a choice of scale.",
+        strength_findings.say_strengths,
+    ),
+    "scores": Caption(
+        "Disentanglement scores beside chance",
+        "Scores of the posterior means; the upright mark is the same score with factors shuffled, "
+        "which for several of them is far from 0. A score counts by what it exceeds chance by.",
+        strength_findings.say_scores,
+    ),
+    "rank_agreement": Caption(
+        "Do effect strengths and scores rank the models alike?",
+        "Spearman correlation over all usable models; framed: its whole interval is on one side of "
+        "0, over five models or more. Pairs that disagree measure different things.",
+        strength_findings.say_agreement,
+    ),
+    "effects_and_scores": Caption(
+        "Effect strength against DCI disentanglement",
+        "One mark a trained model. Left of each pair as measured, right with what squared error, "
+        "KL and active latents explain taken out of both. Intervals are Fisher's and take models "
+        "as independent.",
+        strength_findings.say_relation,
+    ),
+    "input_level": Caption(
+        "Input level: what each factor moves",
+        "Mean absolute change of each latent's mean when one factor of the image is changed, in "
+        "standard deviations of that latent's mean over images. A column with one dark cell is a "
+        "latent that follows one factor. An almost inactive latent is measured in its own tiny "
+        "standard deviation and can look dark: columns are sorted by KL for that reason.",
+        findings.say_input,
+    ),
+    "latent_level": Caption(
+        "Latent level: how strongly each latent acts",
+        "Above, the share of the output's variance that involves each latent, redrawn from the "
+        "prior (a property of the decoder) or from another image's posterior (the model in use); "
+        "grey dots are the other seeds, rank by rank of KL. Below, the image's change when a "
+        "latent is shifted, dark to light in order of KL; bands are bootstrap intervals.",
+        findings.say_latent,
+    ),
+    "factor_doses": Caption(
+        "Dose response of factors",
+        f"Factors read off the image as one of the {NUM_LATENTS} strongest latents is shifted; "
+        "bands are bootstrap intervals. A disentangled latent moves one line and leaves the others "
+        "flat. Grey ground and dashed lines: doses that fewer than "
+        f"{MIN_SUPPORT:.0%} of posterior samples reach, extrapolation by the decoder.",
+        factor_findings.say_doses,
+    ),
+    "factor_graph": Caption(
+        "Graph of factors",
+        "Mean effect, over usable seeds, of swapping the latent that represents one factor (row) "
+        "on what is read off for each factor (column). Framed: an edge in more than half of the "
+        "seeds. The factors are drawn independently, so the true graph has no edge, and each edge "
+        "found is entanglement; the diagonal is a factor's effect on itself and no edge.",
+        factor_findings.say_graph,
+    ),
+    "modularity": Caption(
+        "Modularity of effects beside its null",
+        "Left, how unrelated the changes are that different latents make in the decoder; right, in "
+        "the latents of a second pass. M is high for any wide layer: what counts is its distance "
+        "from the upright mark.",
+        strength_findings.say_modularity,
+    ),
+    "read_write": Caption(
+        "What units read and what they write",
+        "Left of each pair, how far a unit moves when a factor (row) of the image changes; right, "
+        "what it writes into that factor of the output when raised by one SD, red up, blue down. "
+        "Columns of a pair are the same units in the same order: latents by KL, units by dominant "
+        "factor. A unit that reads and writes the same row carries that factor.",
+        factor_findings.say_read_write,
+    ),
+    "unit_classes": Caption(
+        "Unit classes by layer",
+        "Verdicts on every unit from what it writes into the factors. Undetermined is no "
+        "class of its own: the images did not suffice to decide.",
+        factor_findings.say_classes,
+    ),
+    "unit_effects": Caption(
+        "Activation patching: units by factors",
+        "Proportion of each factor's effect that one unit (a column) mediates, layer by layer; red "
+        "carries the effect, blue opposes it, white does nothing, grey is "
+        "undefined. Units are sorted by dominant "
+        f"factor, then by strength; at most {MAX_UNITS} of the strongest are drawn. Each layer has "
+        "its own scale. A column dark in one row only serves one factor. Latent and unit numbers "
+        "of different seeds do not correspond, so one seed is shown.",
+        findings.say_units,
+    ),
+    "mediation_by_layer": Caption(
+        "Mediation by layer",
+        "Left, the share of a factor's effect that the strongest single unit mediates; middle, "
+        "over how many units the effect is spread (participation ratio); right, how far noising "
+        "and denoising disagree, summed over units: the part of mediation that needs several "
+        "units. Ticks are seeds, marks their mean, bars the Student t interval over seeds; "
+        "intervals that leave the axis are cut.",
+        findings.say_layers,
+    ),
+    "mediation_by_factor": Caption(
+        "Mediation by layer, one factor at a time",
+        "Share of each factor's effect that the strongest unit of a layer mediates; marks as in "
+        "the figure before. A maximum over many units is biased upwards, more so in wide layers "
+        "and with few pairs.",
+        findings.say_factors,
+    ),
+}
+"""By figure name, in the order of the page."""

@@ -1,0 +1,193 @@
+"""What is shown of a study: families, their first usable seeds, layers, shares of units.
+
+Latents and units of different seeds do not correspond, so what has one entry a latent or unit is
+shown for the first usable seed, a ``Panel``; what is averaged over seeds is a number a model.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from vaecausal_jax.inference import Estimate, over_seeds
+from vaecausal_jax.study.report.labels import family_label
+
+Summary = Mapping[str, Any]
+Pictures = Mapping[str, Any]
+
+MAX_UNITS = 40
+"""Units of a layer drawn in the effect maps."""
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+
+
+class Panel(NamedTuple):
+    """What a panel of one family shows.
+
+    Attributes:
+        family: Title in the summary.
+        label: Name for readers.
+        seed: The first usable seed.
+        model: Its index on the axis of models.
+        effects: The family's and seed's part of the effects.
+        order: Latents, largest KL first.
+        kl: KL of each latent in nats, in the latents' own order.
+        color: The family's colour.
+    """
+
+    family: str
+    label: str
+    seed: int
+    model: int
+    effects: xr.Dataset
+    order: np.ndarray
+    kl: np.ndarray
+    color: str
+
+
+def as_estimate(values: Any) -> Estimate:
+    """An Estimate from its JSON form, null read as NaN; an Estimate is returned as it is."""
+    if isinstance(values, Estimate):
+        return values
+    ends = {
+        end: np.asarray(np.nan if values[end] is None else values[end], float)
+        for end in ("value", "low", "high")
+    }
+    return Estimate(**{**values, **ends})
+
+
+def families(summary: Summary) -> list[str]:
+    """Titles in order, excluded ones included."""
+    return list(dict.fromkeys(model["family"] for model in summary["models"]))
+
+
+def usable_seeds(summary: Summary, family: str) -> list[int]:
+    """Seeds of a family that enter means."""
+    models = [m for m in summary["models"] if m["family"] == family]
+    return [m["seed"] for m in models if m["verdict"] == "ok"]
+
+
+def family_color(summary: Summary, family: str) -> str:
+    """One colour a family, the same in all figures."""
+    return PALETTE[families(summary).index(family) % len(PALETTE)]
+
+
+def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
+    """The first usable model of every family that has one."""
+    keys = [(m["family"], m["seed"]) for m in summary["models"]]
+    found = []
+    for family in families(summary):
+        if not (seeds := usable_seeds(summary, family)):
+            continue
+        own = effects.sel(family=family, seed=seeds[0])
+        kl = own["kl_per_latent"].values
+        found.append(
+            Panel(
+                family,
+                family_label(family),
+                seeds[0],
+                keys.index((family, seeds[0])),
+                own,
+                np.argsort(-kl),
+                kl,
+                family_color(summary, family),
+            )
+        )
+    return found
+
+
+class MeanGraph(NamedTuple):
+    """The factor graph of a family, over its usable seeds; arrays (swapped, read).
+
+    Attributes:
+        effect: Mean effect, in SD of the factor read off; the diagonal is a factor's own.
+        edges: Share of the seeds that have the edge.
+        shd: Mean distance from the true graph.
+        num_seeds: Seeds behind the means.
+    """
+
+    effect: np.ndarray
+    edges: np.ndarray
+    shd: float
+    num_seeds: int
+
+
+def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
+    """Mean over the usable seeds of a family, which must have one."""
+    seeds = usable_seeds(summary, family)
+    own = [g for g in summary["factor_graphs"] if g["family"] == family and g["seed"] in seeds]
+    return MeanGraph(
+        np.mean([as_estimate(g["effect"]).value for g in own], axis=0),
+        np.mean([np.asarray(g["adjacency"], float) for g in own], axis=0),
+        float(np.mean([g["score"]["shd"] for g in own])),
+        len(own),
+    )
+
+
+def ranked_alike(agreement: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of columns that rank models alike, and in opposite ways, by their whole interval.
+
+    Four models can agree by chance with p = 2 / 4! > 0.05, whatever the interval: none then.
+    """
+    low, high = (np.asarray(agreement[end], float) for end in ("low", "high"))
+    enough = np.asarray(agreement["num_models"]) > 4
+    return enough & (low > 0), enough & (high < 0)
+
+
+def strongest_latents(panel: Panel) -> np.ndarray:
+    """Latents by their largest response of a factor to a dose, strongest first."""
+    response = panel.effects["factor_response"].sel(statistic="value")
+    size = np.abs(response.transpose("latent", "factor", "dose").values)
+    return np.argsort(-np.nan_to_num(size).max(axis=(1, 2)), kind="stable")
+
+
+def read_write_sites(effects: xr.Dataset) -> list[str]:
+    """The latents and the first layer of the decoder, where reading meets writing."""
+    sites = layers(effects)
+    decoder = [site for site in sites if site.startswith("decoder/")]
+    return [site for site in sites if site == "latent/z"] + decoder[:1]
+
+
+def layers(effects: xr.Dataset) -> list[str]:
+    """Sites in order of computation that have more than one unit (one alone mediates all)."""
+    sites, counts = np.unique(effects["site"].values, return_counts=True)
+    several = set(sites[counts > 1])
+    return [str(site) for site in dict.fromkeys(effects["site"].values) if site in several]
+
+
+def shares(
+    effects: xr.Dataset, site: str, name: str = "proportion_mediated", end: str = "value"
+) -> xr.DataArray:
+    """Values (or ``low``, ``high``) of a unit-by-factor variable at one site."""
+    rows = np.flatnonzero(effects["site"].values == site)
+    return effects[name].isel(unit=rows).sel(statistic=end)
+
+
+def largest_by_factor(effects: xr.Dataset, site: str, family: str, seeds: list[int]) -> Estimate:
+    """Largest share of one unit, by factor: mean over seeds with an interval, each (factors,)."""
+    values = shares(effects.sel(family=family, seed=seeds), site)
+    largest = np.fmax.reduce(values.transpose("seed", "unit", "factor").values, axis=1)
+    num_pairs = int(effects["proportion_mediated"].attrs.get("num_inputs", 0))
+    return over_seeds(largest, num_inputs=num_pairs, intervention="units patched one by one")
+
+
+def sort_units(table: np.ndarray) -> np.ndarray:
+    """The strongest units of (factors, units), by dominant factor and then by strength."""
+    size = np.nan_to_num(np.abs(table))
+    strength, dominant = size.max(axis=0), size.argmax(axis=0)
+    strongest = np.argsort(-strength, kind="stable")[:MAX_UNITS]
+    return strongest[np.lexsort((-strength[strongest], dominant[strongest]))]
+
+
+def numbers(summary: Summary, family: str, name: str) -> np.ndarray:
+    """One number of each usable model of a family, null read as NaN."""
+    own = [m for m in summary["models"] if m["family"] == family and m["verdict"] == "ok"]
+    return np.array([np.nan if m[name] is None else m[name] for m in own], float)
+
+
+def strengths(summary: Summary, effects: xr.Dataset, family: str, name: str) -> np.ndarray:
+    """An effect strength of each usable model: summed over latents, the paper's averaged."""
+    own = effects[name].sel(family=family, seed=usable_seeds(summary, family), statistic="value")
+    values = own.transpose("seed", "latent").values.astype(float)
+    return values.mean(axis=1) if name == "paper_effect_strength" else values.sum(axis=1)
