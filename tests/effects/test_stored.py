@@ -177,7 +177,7 @@ def test_surrogates_of_a_linear_stretch_are_the_exact_effects(case, tmp_path):
         (lambda c: stored.group_patching(MODEL, *c, {HIDDEN: np.ones((1, 4), bool)}), r"\(1, 4"),
         (lambda c: stored.group_patching(MODEL, *c, {HIDDEN: np.ones((1, 5))}), "float64"),
         (lambda c: stored.unit_patching(MODEL, *c, sites=["decoder/dense"]), "Did you mean"),
-        (lambda c: stored.unit_patching(MODEL, c[0], c[1][:2], *c[2:]), "one length, got 2, 4"),
+        (lambda c: stored.unit_patching(MODEL, c[0], c[1][:2], *c[2:]), "x0 has 2, x1 has 4"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused_before_any_work(case, ask, message):

@@ -67,10 +67,10 @@ def test_score_is_one_over_factors_if_latents_follow_all_alike():
 
 
 def test_unconfoundedness_by_hand():
-    apart = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    apart = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], bool)
     assert dis.unconfoundedness(apart) == 1
-    assert dis.unconfoundedness(np.ones((3, 4))) == 0
-    overlapping = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]])
+    assert dis.unconfoundedness(np.ones((3, 4), bool)) == 0
+    overlapping = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 0]], bool)
     np.testing.assert_allclose(dis.unconfoundedness(overlapping), 1 - (1 / 3) / 3)
 
 
@@ -82,11 +82,11 @@ def test_top_latents_are_the_most_associated_of_each_factor():
 
 def test_generativeness_of_a_linear_readout_is_its_own_effect_minus_the_others():
     weights, codes, baseline = normal(0, 2, 3), normal(1, 50, 3), normal(2, 3)
-    chosen = np.array([[1, 0, 0], [0, 1, 1]])
+    chosen = np.array([[1, 0, 0], [0, 1, 1]], bool)
     score = dis.counterfactual_generativeness(lambda z: weights @ z, codes, baseline, chosen)
     moved = np.mean(np.asarray(codes - baseline[None]), axis=0)
     own = np.sum(np.asarray(weights) * chosen * moved, axis=1)
-    others = np.sum(np.asarray(weights) * (1 - chosen) * moved, axis=1)
+    others = np.sum(np.asarray(weights) * ~chosen * moved, axis=1)
     np.testing.assert_allclose(score.matrix, np.stack([own, others], axis=1), atol=1e-5)
     np.testing.assert_allclose(score.parts, np.abs(own - others), atol=1e-5)
     np.testing.assert_allclose(score.value, np.mean(np.abs(own - others)), atol=1e-5)
@@ -127,13 +127,13 @@ BAD_CALLS = {
         "factor 0 have shape .*at least 2 steps",
     ),
     "no latent": (lambda: dis.top_latents(np.ones((3, 2)), 4), "num_latents is 4, expected 1 to 3"),
-    "one factor": (lambda: dis.unconfoundedness(np.ones((1, 4))), "two or more factors"),
+    "one factor": (lambda: dis.unconfoundedness(np.ones((1, 4), bool)), "two or more factors"),
     "sets": (
-        lambda: dis.counterfactual_generativeness(jnp.tanh, Z, jnp.ones(3), np.ones((2, 3))),
+        lambda: dis.counterfactual_generativeness(jnp.tanh, Z, jnp.ones(3), np.ones((2, 3), bool)),
         r"chosen has shape \(2, 3\), expected \(3, 3\)",
     ),
     "baseline": (
-        lambda: dis.counterfactual_generativeness(jnp.tanh, Z, jnp.ones(2), np.ones((3, 3))),
+        lambda: dis.counterfactual_generativeness(jnp.tanh, Z, jnp.ones(2), np.ones((3, 3), bool)),
         r"baseline has shape \(2,\), expected \(3,\)",
     ),
     "low": (

@@ -477,7 +477,7 @@ def test_rates_of_calls_and_errors_of_effects():
         (lambda: planted.level3(KEY, num_factors=2, num_features=3), "num_features <= num_factors"),
         (lambda: planted.gates(("nand",)), "unknown gate 'nand'. Did you mean 'and'"),
         (lambda: planted.gates(()), "kinds is empty"),
-        (lambda: network("0").sample(KEY, 2, 4), r"factor must lie in 0 \.\. 3, got 4"),
+        (lambda: network("0").sample(KEY, 2, 4), r"factor 4 is out of range; valid are 0 \.\. 3"),
         (lambda: scores.auroc([1.0], np.array([1.0])), "expected booleans"),
         (lambda: scores.auroc([1.0, 2.0], np.array([True])), r"that of the truth, \(1,\)"),
         (lambda: scores.f1(np.ones(2), np.ones(2, bool)), "see called"),
