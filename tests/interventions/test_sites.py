@@ -1,5 +1,7 @@
 """Sites and the tape: names, shapes, and that no mistake at a site passes in silence."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -203,3 +205,17 @@ def test_jit_equals_eager():
     chex.assert_trees_all_close(
         jax.jit(forward)(3.0, X, NONE, step), forward(3.0, X, NONE, step), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3,), 0), ((2, 4, 3), 2), ((3, 2, 4), 0), ((2, 3), None), ((), None)]
+)
+def test_parts_of_a_site_are_spread_gathered_and_boxed_alike(shape, axis):
+    site = Site(shape, jnp.dtype(jnp.float32), axis)
+    values = jnp.arange(2.0 * math.prod(shape)).reshape(2, *shape)
+    by_part = site.by_part(values)
+    assert by_part.shape == (site.num_parts, 2, math.prod(shape) // site.num_parts)
+    for part in range(site.num_parts):
+        inside = np.broadcast_to(site.spread(jnp.arange(site.num_parts) == part), shape)
+        assert inside.sum() == math.prod(site.part_shape)
+        np.testing.assert_array_equal(by_part[part], np.asarray(values)[:, inside])

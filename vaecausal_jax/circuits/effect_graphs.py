@@ -146,8 +146,7 @@ def effect_graph(
     for pair, found in samples.items():
         what = f"{pair[0]} resampled as read by {pair[1]}"
         squared = _estimates(key, found.squared, what, level, num_replicates)
-        roots = (np.sqrt(np.maximum(a, 0)) for a in squared[:3])
-        size[pair] = squared._replace(**dict(zip(("value", "low", "high"), roots, strict=True)))
+        size[pair] = squared.map(lambda square: np.sqrt(np.maximum(square, 0)))
         signed[pair] = _estimates(key, found.signed, what, level, num_replicates)
         p_value[pair] = minimum_effect_test(found.signed, min_effect)
     adjusted = false_discovery(np.concatenate([p.ravel() for p in p_value.values()]))
@@ -407,9 +406,5 @@ def _estimates(
         )
         for first in range(0, len(padded), size)
     ]
-
-    def joined(field):
-        values = np.concatenate([getattr(part, field) for part in parts])
-        return values[: len(rows)].reshape(samples.shape[:-1])
-
-    return parts[0]._replace(**{field: joined(field) for field in ("value", "low", "high")})
+    joined = Estimate.concatenate(parts)[: len(rows)]
+    return joined.rearrange(lambda array: array.reshape(samples.shape[:-1]))

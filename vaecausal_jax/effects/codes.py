@@ -17,7 +17,6 @@ from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, resample
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, sweep
-from vaecausal_jax.sweeps.patching import unit_starts
 
 
 class CodeEffects(NamedTuple):
@@ -166,19 +165,18 @@ def crossing_rates(
         None,
         lambda t: (t.activations[codes], measure(outcome, t)),
     )
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
 
     def run(point, row):
         unit, dose = point
         x, eps, natural, clean, y = row
-        selected = (jnp.arange(site.num_units) == unit).reshape(along)
+        selected = site.spread(jnp.arange(site.num_units) == unit)
         moved = jnp.where(selected, natural + dose, natural)
         trace = forward(params, x, eps, set_to(sites, pre, moved))
         changed = trace.activations[codes] != clean
         squared = jnp.sum((measure(outcome, trace) - y) ** 2)
         return CrossingRates(jnp.mean(changed.astype(squared.dtype)), squared)
 
-    num_units = len(unit_starts(pre, site))
+    num_units = site.num_units
     doses = jnp.asarray(doses, site.dtype)
     units = jnp.repeat(jnp.arange(num_units), len(doses))
     points = units, jnp.tile(doses, num_units)

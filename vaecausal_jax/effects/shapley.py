@@ -148,7 +148,6 @@ def latent_game(
             f"subsets is {subsets.dtype}{subsets.shape}, expected booleans (subsets, "
             f"{len(players)} players)."
         )
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
 
     def plain(x, noise):
         trace = forward(params, x, noise, {})
@@ -156,7 +155,7 @@ def latent_game(
 
     def run(subset, pair):
         x, noise, natural, donor, y0, y1 = pair
-        moved = jnp.any(players & subset[:, None], axis=0).reshape(along)
+        moved = site.spread(jnp.any(players & subset[:, None], axis=0))
         # Restarts from the site's value: layers before it are dead code.
         whole = set_to(sites, name, jnp.where(moved, donor, natural))
         return effect(measure(outcome, forward(params, x, noise, whole)), y0, y1)

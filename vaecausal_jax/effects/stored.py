@@ -64,7 +64,7 @@ def unit_patching(
             )
             return {**gram._asdict(), "support": _pair_support(model, name, inputs, index)}
 
-        num_units = len(unit_starts(name, site))
+        num_units = site.num_parts
         dims = _same_dims(mediation.Gram._fields, "unit", "pair")
         dims |= {"support": ("unit", "arm", "checked")}
         return Part(name, compute, inputs, num_units, dims, {}, 2 * num_units * len(x0))
@@ -442,10 +442,9 @@ def _neighbours(num: int) -> int:
 def _joint_patch(model: Model, params: Any, name: str) -> Callable[[Array, Rows], Array]:
     """A run with the donor's values in all units of a mask (units,)."""
     site = model.sites[name]
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
 
     def run(mask: Array, row: Rows) -> Array:
-        value = jnp.where(mask.reshape(along), row.donor, row.natural)
+        value = jnp.where(site.spread(mask), row.donor, row.natural)
         return model.forward(params, row.x, row.eps, set_to(model.sites, name, value)).outputs
 
     return run

@@ -210,12 +210,12 @@ def strength_samples(
         raise ValueError(
             f"readout must return (read-outs,), got {jax.eval_shape(readout, y[0]).shape}."
         )
-    values = jnp.moveaxis(natural, site.unit_axis + 1, 0).reshape(site.num_units, -1)
+    values = site.by_part(natural).reshape(site.num_units, -1)
     unit_sd = jnp.std(values, axis=1) if unit_sd is None else jnp.asarray(unit_sd, site.dtype)
     if unit_sd.shape != (site.num_units,):
         raise ValueError(f"unit_sd has shape {unit_sd.shape}, expected ({site.num_units},).")
     signed = np.concatenate([-sizes[::-1], sizes])
-    size = tuple(1 if axis == site.unit_axis else length for axis, length in enumerate(site.shape))
+    size = site.part_shape
 
     def run(point, row):
         start, sd = point
@@ -447,16 +447,13 @@ def _estimate_all(
 def _pick(
     estimate: Estimate, part: Any, intervention: str, shape: tuple[int, ...] | None = None
 ) -> Estimate:
-    ends = {end: getattr(estimate, end)[part] for end in ("value", "low", "high")}
-    if shape is not None:
-        ends = {end: values.reshape(shape) for end, values in ends.items()}
-    return estimate._replace(**ends, intervention=intervention)
+    picked = estimate[part]._replace(intervention=intervention)
+    return picked if shape is None else picked.rearrange(lambda array: array.reshape(shape))
 
 
 def _root(estimate: Estimate) -> Estimate:
     """The square root of an estimate of a mean square; an end below zero is cut off there."""
-    ends = {end: np.sqrt(np.maximum(getattr(estimate, end), 0)) for end in ("value", "low", "high")}
-    return estimate._replace(**ends)
+    return estimate.map(lambda squared: np.sqrt(np.maximum(squared, 0)))
 
 
 def _beyond(values: Array, sd: Array, doses: np.ndarray) -> Array:

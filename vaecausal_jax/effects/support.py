@@ -22,7 +22,7 @@ from jax import Array, lax
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
-from vaecausal_jax.interventions.sites import Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.rows import check_pairs
 
 HIGHEST = lax.Precision.HIGHEST
@@ -174,7 +174,7 @@ def unit_support_scores(
             f"(images, *{site.shape})."
         )
     _check_bank(natural, natural, neighbours)
-    natural, donor = _units_first(site, natural), _units_first(site, donor)
+    natural, donor = site.by_part(natural), site.by_part(donor)
     chosen, known = choose(f"at site {name!r}", "unit", units, len(natural))
     scores = _unit_support(natural, donor, chosen, neighbours)
     return scores if known is None else jnp.where(known[:, None], scores, jnp.nan)
@@ -306,14 +306,6 @@ def _probes(size: int, most: int) -> Array:
 def _over(gap: Array, sd: Array) -> Array:
     """A gap in SD; without any spread no gap is 0 and any gap infinite."""
     return jnp.where(sd > 0, gap / jnp.where(sd > 0, sd, 1.0), jnp.where(gap == 0, 0.0, jnp.inf))
-
-
-def _units_first(site: Site, values: Array) -> Array:
-    """(images, *site shape) as (units, images, positions)."""
-    if site.unit_axis is None:
-        return values.reshape(len(values), -1).T[..., None]
-    moved = jnp.moveaxis(values, site.unit_axis + 1, 0)
-    return moved.reshape(site.num_units, len(values), -1)
 
 
 def _squares(a: Array, b: Array) -> Array:

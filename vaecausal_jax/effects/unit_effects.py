@@ -119,8 +119,7 @@ def shift_effects(
 
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(forward, params, sites, name, x, eps, None, measured)
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
-    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), y)
+    rows = Rows(x, eps, natural, natural + site.spread(dose)[None], y)
     return _effects(forward, params, sites, name, rows, outcome, block, mesh)
 
 

@@ -69,7 +69,7 @@ def unit_sd(name: str, site: Site, values: Array) -> Array:
         ValueError: A site without units: VQ codes are labels and have no spread.
     """
     _check_units(name, site)
-    return jnp.std(_by_unit(site, values), axis=(1, 2))
+    return jnp.std(site.by_part(values), axis=(1, 2))
 
 
 def read_tensor(
@@ -113,7 +113,7 @@ def moved(name: str, site: Site, before: Array, after: Array) -> Array:
         ValueError: A site without units.
     """
     sd = unit_sd(name, site, jnp.concatenate([before, after]))
-    size = jnp.mean(jnp.abs(_by_unit(site, after - before)), axis=2)
+    size = jnp.mean(jnp.abs(site.by_part(after - before)), axis=2)
     return jnp.where(sd > 0, 1.0 / jnp.where(sd > 0, sd, 1.0), 0.0)[:, None] * size
 
 
@@ -157,8 +157,7 @@ def write_tensor(
     dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)
     if dose.shape != (site.num_units,):
         raise ValueError(f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}.")
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
-    rows = Rows(x, eps, natural, natural + dose.reshape(1, *along), clean)
+    rows = Rows(x, eps, natural, natural + site.spread(dose)[None], clean)
 
     def effect(patched: Array, row: Rows) -> Array:
         return change(row.clean, patched)
@@ -309,10 +308,3 @@ def _check_units(name: str, site: Site) -> None:
             f"site {name!r} {site.shape} holds codes without units: labels have no size to read "
             "and no SD to be raised by. mediation_tensor patches its positions."
         )
-
-
-def _by_unit(site: Site, values: Array) -> Array:
-    """(runs, *site shape) as (units, runs, positions)."""
-    assert site.unit_axis is not None
-    moved = jnp.moveaxis(values, site.unit_axis + 1, 0)
-    return moved.reshape(site.num_units, values.shape[0], -1)

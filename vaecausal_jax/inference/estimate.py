@@ -1,7 +1,8 @@
 """The one type of answer: a number with its interval, its sample sizes and its null."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,64 @@ class Estimate(NamedTuple):
     level: float
     method: str
     intervention: str
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Value, low and high."""
+        return self.value, self.low, self.high
+
+    def __getitem__(self, index: Any) -> "Estimate":  # pyright: ignore
+        """The estimates at an index of their array, as NumPy takes it; no field of the tuple."""
+        return self.rearrange(lambda array: array[index])
+
+    def rearrange(self, function: Callable[[np.ndarray], np.ndarray]) -> "Estimate":
+        """The same numbers in another order or shape, such as ``np.ravel`` gives."""
+        value, low, high = (function(np.asarray(end)) for end in self.ends)
+        null = self.null if np.ndim(self.null) == 0 else function(np.asarray(self.null))
+        return self._replace(value=value, low=low, high=high, null=null)
+
+    def map(self, function: Callable[[Any], Any]) -> "Estimate":
+        """Another scale: an increasing function of value, ends and null, such as a square root."""
+        value, low, high = map(function, self.ends)
+        return self._replace(value=value, low=low, high=high, null=function(self.null))
+
+    @staticmethod
+    def stack(estimates: Sequence["Estimate"], axis: int = 0) -> "Estimate":
+        """Estimates of one shape as one, with a new axis; see ``concatenate``."""
+        expanded = [e.rearrange(lambda a: np.expand_dims(a, axis)) for e in estimates]
+        return Estimate.concatenate(expanded, axis)
+
+    @staticmethod
+    def concatenate(estimates: Sequence["Estimate"], axis: int = 0) -> "Estimate":
+        """Estimates of one kind as one, along an axis.
+
+        Of images and seeds it has the fewest; methods and interventions that differ are all named.
+
+        Raises:
+            ValueError: None at all, or different levels.
+        """
+        levels = {estimate.level for estimate in estimates}
+        if len(levels) != 1:
+            raise ValueError(f"estimates of one level are joined, got levels {sorted(levels)}.")
+        fields = {
+            end: np.concatenate([np.asarray(getattr(e, end)) for e in estimates], axis)
+            for end in ("value", "low", "high")
+        }
+        nulls = [np.asarray(estimate.null) for estimate in estimates]
+        null = estimates[0].null
+        if any(n.ndim > 0 or n != nulls[0] for n in nulls):
+            shapes = [np.shape(estimate.value) for estimate in estimates]
+            pairs = zip(nulls, shapes, strict=True)
+            null = np.concatenate([np.broadcast_to(n, shape) for n, shape in pairs], axis)
+        return Estimate(
+            **fields,
+            null=null,
+            num_inputs=min(estimate.num_inputs for estimate in estimates),
+            num_seeds=min(estimate.num_seeds for estimate in estimates),
+            level=levels.pop(),
+            method="; ".join(dict.fromkeys(estimate.method for estimate in estimates)),
+            intervention="; ".join(dict.fromkeys(e.intervention for e in estimates)),
+        )
 
     @property
     def caution(self) -> str:

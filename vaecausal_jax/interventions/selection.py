@@ -44,17 +44,14 @@ def select(
     """
     rank, where = len(site.shape), f"at site {name!r}"
     selected, in_range = jnp.ones((1,) * rank, bool), []
-    if unit is not None or group is not None:
-        if site.unit_axis is None:
-            raise ValueError(f"site {name!r} {site.shape} has no unit axis; select by position.")
-        along = [1] * rank
-        along[site.unit_axis] = site.num_units
+    if (unit is not None or group is not None) and site.unit_axis is None:
+        raise ValueError(f"site {name!r} {site.shape} has no unit axis; select by position.")
     if unit is not None:
         hint = " Use group= for several units."
         in_range.append(check_index(where, "unit", unit, site.num_units, hint))
-        selected &= (jnp.arange(site.num_units) == unit).reshape(along)
+        selected &= site.spread(jnp.arange(site.num_units) == unit)
     if group is not None:
-        selected &= as_mask(where, "unit", group, site.num_units).reshape(along)
+        selected &= site.spread(as_mask(where, "unit", group, site.num_units))
     if position is not None:
         axes = [axis for axis in range(rank) if axis != site.unit_axis]
         several = isinstance(position, tuple | list | range) or np.ndim(position) == 1

@@ -5,6 +5,7 @@ one call of the forward, so the forward stays a pure function of its arguments. 
 a value is decided by the caller's interventions; the network never looks at them.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -121,10 +122,31 @@ class Site(NamedTuple):
     @property
     def num_positions(self) -> int:
         """Number of places each unit has: 1 in a dense layer, height x width in a convolution."""
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size // max(self.num_units, 1)
+        return math.prod(self.shape) // max(self.num_units, 1)
+
+    @property
+    def num_parts(self) -> int:
+        """What is patched one by one: units, or positions where there are no units."""
+        return self.num_positions if self.unit_axis is None else self.num_units
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """Shape of one unit's value with all axes of the site; of one position without units."""
+        return tuple(1 if self.unit_axis in (None, i) else n for i, n in enumerate(self.shape))
+
+    def spread(self, per_part: Array) -> Array:
+        """Numbers of each part, (parts,), as an array that broadcasts to the site's value."""
+        if self.unit_axis is None:
+            return per_part.reshape(self.shape)
+        along = [n if i == self.unit_axis else 1 for i, n in enumerate(self.shape)]
+        return per_part.reshape(along)
+
+    def by_part(self, values: Array) -> Array:
+        """Values of some runs, (runs, *site shape), as (parts, runs, positions of a part)."""
+        if self.unit_axis is None:
+            return values.reshape(len(values), -1).T[..., None]
+        moved = jnp.moveaxis(values, self.unit_axis + 1, 0)
+        return moved.reshape(self.num_units, len(values), -1)
 
 
 class Sites(Mapping[str, Site]):

@@ -222,6 +222,6 @@ def _check_scored(levels: np.ndarray, num_train: int) -> None:
 
 
 def _at(estimate: Estimate, label: int) -> Estimate:
-    arrays = estimate.value, estimate.low, estimate.high, np.asarray(estimate.null)
-    value, low, high, null = (np.atleast_1d(array)[label] for array in arrays)
-    return estimate._replace(value=value, low=low, high=high, null=float(null))
+    estimate = estimate._replace(null=np.asarray(estimate.null))
+    one = estimate.rearrange(np.atleast_1d)[label]
+    return one._replace(null=float(one.null))

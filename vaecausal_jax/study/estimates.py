@@ -88,12 +88,7 @@ def by_site(
     counts = [arrays[f"site/{site}"]["total"].shape[1] for site in sites]
     ends = np.cumsum([0, *counts])
     return {
-        site: {
-            name: estimate._replace(
-                **{end: getattr(estimate, end)[:, start:stop] for end in ("value", "low", "high")}
-            )
-            for name, estimate in estimates.items()
-        }
+        site: {name: estimate[:, start:stop] for name, estimate in estimates.items()}
         for site, start, stop in zip(sites, ends, ends[1:], strict=False)
     }
 
@@ -210,7 +205,7 @@ def latent_estimates(
         "reencode_gap": ("gap_own", "latents redrawn, re-encoded: how far off, in SD"),
         "natural_gap": ("gap_natural", "latents left alone, re-encoded: how far off, in SD"),
     }
-    return {name: _stacked(estimates) for name, estimates in found.items()} | {
+    return {name: Estimate.stack(estimates) for name, estimates in found.items()} | {
         name: inference.bootstrap_mean(
             key, arrays["latent"][field], intervention=what, num_replicates=NUM_REPLICATES
         )
@@ -322,14 +317,4 @@ def _modularity(config: StudyConfig, changes: np.ndarray, where: str) -> EffectM
 def _latents_last(estimate: Estimate | None) -> Estimate:
     """Ends of (latents, ...) as (..., latents)."""
     assert estimate is not None  # Only without doses, and a study has some.
-    ends = {end: np.moveaxis(getattr(estimate, end), 0, -1) for end in ("value", "low", "high")}
-    return estimate._replace(**ends)
-
-
-def _stacked(estimates: list[Estimate]) -> Estimate:
-    """Estimates of several models as one, with a leading axis of models."""
-    ends = {
-        end: np.stack([np.asarray(getattr(estimate, end)) for estimate in estimates])
-        for end in ("value", "low", "high")
-    }
-    return estimates[0]._replace(**ends)
+    return estimate.rearrange(lambda array: np.moveaxis(array, 0, -1))

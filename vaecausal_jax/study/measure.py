@@ -280,8 +280,7 @@ def _site_level(
     natural = trace.activations[name]
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
     sd = factor_effects.unit_sd(name, site, natural)
-    along = [site.num_units if axis == site.unit_axis else 1 for axis in range(len(site.shape))]
-    raised = others._replace(donor=natural + sd.reshape(1, *along))
+    raised = others._replace(donor=natural + site.spread(sd)[None])
     paired = mediation.paired_rows(
         model.forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs
     )

@@ -16,8 +16,6 @@ from vaecausal_jax.study.config import StudyConfig, as_json
 from vaecausal_jax.study.estimates import Arrays, Estimates, health_values, image_values, unit_sites
 from vaecausal_jax.study.factors import CLASSES, FactorEffects, ReadoutQuality
 
-ENDS = ("value", "low", "high")
-
 LATENT_DIMS = {
     "dose_response": ("dose", "latent"),
     "slope": ("size", "latent"),
@@ -301,7 +299,7 @@ def effect_tables(
     variables: dict[str, Any] = {}
 
     def add(name: str, estimate: Estimate, dims: tuple[str, ...]) -> None:
-        stacked = np.stack([estimate.value, estimate.low, estimate.high], axis=-1)
+        stacked = np.stack(estimate.ends, axis=-1)
         stacked = stacked.reshape(*shape, *stacked.shape[1:]).astype(np.float32)
         attributes = {
             "null": estimate.null,
@@ -315,13 +313,7 @@ def effect_tables(
     by_site = list(estimates.units.values())
     for name in by_site[0]:
         dims = ("unit", "factor")[: by_site[0][name].value.ndim - 1]
-        joined = by_site[0][name]._replace(
-            **{
-                end: np.concatenate([getattr(e[name], end) for e in by_site], axis=1)
-                for end in ENDS
-            },
-        )
-        add(name, joined, dims)
+        add(name, Estimate.concatenate([e[name] for e in by_site], axis=1), dims)
     for name, estimate in estimates.latent.items():
         add(name, estimate, LATENT_DIMS.get(name, ("latent",)))
     for name, estimate in estimates.input.items():
@@ -330,14 +322,8 @@ def effect_tables(
         variables[name] = (("family", "seed"), values.reshape(shape))
     for name, values in arrays["scores"].items():
         variables[f"score_{name.replace('/', '_')}"] = (("family", "seed"), values.reshape(shape))
-    mediated = [effects.mediated.estimate for effects in factors]
-    add(
-        "mediated",
-        mediated[0]._replace(
-            **{end: np.stack([getattr(e, end) for e in mediated]) for end in ENDS}
-        ),
-        ("unit", "factor", "read_factor"),
-    )
+    mediated = Estimate.stack([effects.mediated.estimate for effects in factors])
+    add("mediated", mediated, ("unit", "factor", "read_factor"))
     per_unit = {
         "unit_class": [e.classes.label for e in factors],
         "top_factor": [e.classes.top_factor for e in factors],

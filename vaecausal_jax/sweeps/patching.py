@@ -94,8 +94,7 @@ def unit_starts(name: str, site: Site, units: Any = None) -> Array:
     Raises:
         ValueError: A concrete unit out of range or repeated, or what indexes no units.
     """
-    num_parts = site.num_units if site.unit_axis is not None else site.num_positions
-    chosen, known = choose(f"at site {name!r}", "unit", units, num_parts)
+    chosen, known = choose(f"at site {name!r}", "unit", units, site.num_parts)
     if site.unit_axis is None:
         starts = jnp.stack(jnp.unravel_index(chosen, site.shape), axis=-1)
     else:
@@ -116,9 +115,7 @@ def unit_patch(
 
     ``unit_starts`` gives the points. At ``NO_START`` the outcome is NaN.
     """
-    size = tuple(
-        1 if site.unit_axis in (None, axis) else length for axis, length in enumerate(site.shape)
-    )
+    size = site.part_shape
 
     def run(start, row):
         inside = lax.dynamic_slice(row.donor, tuple(start), size)

@@ -132,7 +132,7 @@ def correlation(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Sc
     activations = run(params, x, eps, {}).activations
     factors = jnp.concatenate([pairs.factors0, pairs.factors1])
     nodes = {
-        name: jnp.abs(_correlations(_by_unit(sites, name, activations[name]), factors)).max(1)
+        name: jnp.abs(_correlations(_unit_means(sites, name, activations[name]), factors)).max(1)
         for name in inner_sites(sites)
     }
     return Scores(nodes, passes=2 * len(pairs.eps))
@@ -266,14 +266,15 @@ def _surrogate(
     return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
 
 
-def _by_unit(sites: Sites, name: str, values: Array) -> Array:
-    """(images, *site) to (samples, units): every position of every image is a sample, if any."""
-    axis = sites[name].unit_axis
-    if axis is None:
+def _unit_means(sites: Sites, name: str, values: Array) -> Array:
+    """(images, *site) to (images, units), each the mean over its positions.
+
+    Raises:
+        ValueError: A site without units.
+    """
+    if sites[name].unit_axis is None:
         raise ValueError(f"site {name!r} has no units.")
-    moved = jnp.moveaxis(values, axis + 1, -1)
-    # Of a map, the mean over its positions: factors are known image by image.
-    return moved.reshape(len(values), -1, moved.shape[-1]).mean(1)
+    return sites[name].by_part(values).mean(2).T
 
 
 def _correlations(values: Array, factors: Array) -> Array:

@@ -126,7 +126,7 @@ def recovery_scores(
     if truth.effects is not None:
         names = list(found.effects)
         true = np.concatenate([truth.effects[name] for name in names])
-        joined = _joined([found.effects[name] for name in names])
+        joined = Estimate.concatenate([found.effects[name] for name in names])
         result["effect_rmse"] = scores.effect_rmse(joined.value, true)
         result["effect_rank_correlation"] = scores.rank_correlation(joined.value, true)
         result["interval_coverage"] = scores.interval_coverage(joined, true)
@@ -241,28 +241,17 @@ def _in_sd(change: Array, values: Array) -> Array:
 
 def _units(planted: Planted, site: str, values: Array) -> Array:
     """(runs, *site) to (runs, units): the mean over the positions of a unit."""
-    moved = jnp.moveaxis(values, (planted.sites[site].unit_axis or 0) + 1, -1)
-    return moved.reshape(len(values), -1, moved.shape[-1]).mean(1)
+    return planted.sites[site].by_part(values).mean(2).T
 
 
 def _by_site(estimate: Estimate, samples: dict[str, Array]) -> dict[str, Estimate]:
     """One estimate of all sites' units, cut at the sites."""
     ends = np.cumsum([len(values) for values in samples.values()])[:-1]
-    parts = (np.split(a, ends) for a in (estimate.value, estimate.low, estimate.high))
+    starts = [0, *ends]
+    stops = [*ends, len(estimate.value)]
     return {
-        name: estimate._replace(value=value, low=low, high=high)
-        for name, value, low, high in zip(samples, *parts, strict=True)
+        name: estimate[start:stop] for name, start, stop in zip(samples, starts, stops, strict=True)
     }
-
-
-def _joined(estimates: list[Estimate]) -> Estimate:
-    """Estimates of several sites as one."""
-    first = estimates[0]
-    return first._replace(
-        value=np.concatenate([e.value for e in estimates]),
-        low=np.concatenate([e.low for e in estimates]),
-        high=np.concatenate([e.high for e in estimates]),
-    )
 
 
 def _largest_gap(found: np.ndarray, truth: np.ndarray) -> float:

@@ -495,7 +495,8 @@ maximum). One trained model: nothing here is about its family.</p>
 
 
 def _estimate(estimate: Estimate, index: int) -> dict[str, float | None]:
-    return {word: _number(getattr(estimate, word)[index]) for word in ("value", "low", "high")}
+    ends = zip(("value", "low", "high"), estimate[index].ends, strict=True)
+    return {word: _number(end) for word, end in ends}
 
 
 def _number(value: Any) -> float | None:

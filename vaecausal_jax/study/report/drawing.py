@@ -156,7 +156,7 @@ def dots_and_means(
 def seeds_and_mean(axes: Axes, row: int, color: str, dots: np.ndarray, mean: Estimate) -> None:
     """A family's models as hollow circles, and their mean with its interval, in one row."""
     axes.plot(dots, np.full(dots.size, row + 0.2), "o", ms=4, mfc="none", mec=color, mew=0.9)
-    bars = error_bars(*(np.atleast_1d(end) for end in (mean.value, mean.low, mean.high)))
+    bars = error_bars(*map(np.atleast_1d, mean.ends))
     axes.errorbar(mean.value, row - 0.1, xerr=bars, fmt="D", ms=5, color=color, lw=1.4)
 
 

@@ -101,7 +101,7 @@ def number(value: Any, like: Any = None) -> str:
 
 def interval_of(estimate: Estimate, *, show: Callable[[Any, Any], str] = number) -> str:
     """A value with its interval, or alone where it has none."""
-    ends = np.array([estimate.value, estimate.low, estimate.high], float)
+    ends = np.array(estimate.ends, float)
     value, low, high = (show(end, ends) for end in ends)
     return f"{value} [{low}, {high}]" if np.isfinite(ends).all() else value
 

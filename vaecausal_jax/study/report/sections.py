@@ -132,7 +132,7 @@ def _cell(values: Any) -> str:
     if values is None:
         return "<td>-</td>"
     estimate = as_estimate(values)
-    ends = np.array([estimate.value, estimate.low, estimate.high])
+    ends = np.array(estimate.ends)
     value, low, high = (number(end, ends) for end in ends)
     shown = f"<data value='{float(estimate.value)!r}'>{value}</data>"
     if np.isfinite(ends).all():

@@ -191,7 +191,7 @@ def _modularity_row(axes: Axes, summary: Summary, where: str, row: int, family: 
         if (values := own[seed]) is None:
             continue
         value = as_estimate(values["value"])
-        bars = error_bars(*(np.atleast_1d(end) for end in (value.value, value.low, value.high)))
+        bars = error_bars(*map(np.atleast_1d, value.ends))
         axes.errorbar(value.value, place, xerr=bars, fmt="o", ms=4.5, color=color, lw=1.2)
         null = np.nan if value.null is None else float(np.asarray(value.null, float))
         axes.plot(null, place, "|", color="#444444", ms=9, mew=1.6)

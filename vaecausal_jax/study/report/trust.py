@@ -35,7 +35,7 @@ def readout(summary: Summary, effects: xr.Dataset) -> str:
     )
     confusion = as_estimate(quality["confusion"])
     cells = [
-        [interval_of(_entry(confusion, k, read), show=hundredths) for read in range(len(names))]
+        [interval_of(confusion[k, read], show=hundredths) for read in range(len(names))]
         for k in range(len(names))
     ]
     mistaken = table(
@@ -67,11 +67,6 @@ def _warnings(found: dict[str, list[float]], names: list[str]) -> str:
         f"Below {MIN_QUALITY} on reconstructions, so that effects on these factors are not to be "
         f"believed: {'; '.join(said)}."
     )
-
-
-def _entry(estimate, row: int, column: int):
-    ends = {end: getattr(estimate, end)[row, column] for end in ("value", "low", "high")}
-    return estimate._replace(**ends)
 
 
 def _plain(value: float | None) -> str:

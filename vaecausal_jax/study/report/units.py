@@ -81,7 +81,7 @@ def mediation_by_layer(summary: Summary, effects: xr.Dataset, pictures: Pictures
     for axes, (name, title) in zip(grid, quantities.items(), strict=True):
         for i, panel in enumerate(shown):
             estimates = [_of_site(summary, panel.family, name, site) for site in sites]
-            ends = [np.array([getattr(e, k) for e in estimates]) for k in ("value", "low", "high")]
+            ends = list(Estimate.stack(estimates).ends)
             dots = _per_seed(
                 effects, panel.family, usable_seeds(summary, panel.family), sites, name
             )
@@ -138,9 +138,7 @@ def mediation_by_factor(summary: Summary, effects: xr.Dataset, pictures: Picture
                 for s in sites
             ]
             estimates = [largest_by_factor(effects, s, panel.family, seeds) for s in sites]
-            ends = [
-                np.array([getattr(e, k)[f] for e in estimates]) for k in ("value", "low", "high")
-            ]
+            ends = list(Estimate.stack([estimate[f] for estimate in estimates]).ends)
             dots_and_means(axes, panel, i, len(shown), np.stack(dots, axis=1), ends)
     for axes, name in zip(grid.flat, names, strict=False):
         axes.set_title(name)
