@@ -1,4 +1,6 @@
-"""Interventions as values: what replaces an activation, and the constructors that make them.
+"""The contract that a forward keeps, and the values that may be put into it.
+
+A forward names its values on a ``Tape`` and returns a ``Trace``; ``Sites`` say what they are.
 
 ``forward(params, x, eps, interventions)`` takes a mapping from site name to one of the types here
 (or a tuple of them, applied in order). All are pytrees of arrays: they stack, vmap, jit, grad and
@@ -30,6 +32,7 @@ from vaecausal_jax.interventions.constructors import (
     swap_subspace,
 )
 from vaecausal_jax.interventions.selection import select
+from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites
 from vaecausal_jax.interventions.types import (
     Affine,
     BoxPatch,
@@ -47,7 +50,11 @@ __all__ = [
     "CodeMap",
     "Interventions",
     "Replace",
+    "Site",
+    "Sites",
     "SubspaceSwap",
+    "Tape",
+    "Trace",
     "ablate_mean",
     "ablate_optimal",
     "ablate_resample",
@@ -56,6 +63,7 @@ __all__ = [
     "as_affine",
     "clamp_to",
     "combine",
+    "list_sites",
     "map_codes",
     "patch",
     "scale_by",
