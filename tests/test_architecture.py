@@ -11,6 +11,8 @@ FLOORS = {
     "errors": 1,
     "indices": 1,
     "rows": 1,
+    "json_values": 1,
+    "locks": 1,
     "manifests": 1,
     "tracing": 1,
     "processes": 1,

@@ -20,7 +20,7 @@ import pytest
 
 import vaecausal_jax as vj
 from vaecausal_jax import data as vd
-from vaecausal_jax import manifests
+from vaecausal_jax import locks
 from vaecausal_jax.data import celeba, files, mpi3d, shapes3d, smallnorb
 
 Image = pytest.importorskip("PIL.Image")
@@ -216,7 +216,7 @@ def test_the_flat_file_of_a_killed_process_is_taken_over(tmp_path):
 
 
 def test_without_locks_each_builds_the_flat_file_and_all_are_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     together, path = threading.Barrier(2), tmp_path / "flat.npy"
 
     def fill(start, stop):

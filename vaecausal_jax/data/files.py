@@ -20,15 +20,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vaecausal_jax.manifests import (
-    difference,
-    file_lock,
-    json_values,
-    partial_name,
-    read_object,
-    remove_leftovers,
-    write_text,
-)
+from vaecausal_jax.json_values import difference, json_values, read_object
+from vaecausal_jax.locks import file_lock
+from vaecausal_jax.manifests import partial_name, remove_leftovers, write_text
 
 FillBlock = Callable[[int, int], np.ndarray]
 """Rows `start` to `stop` of a flat file, uint8."""
@@ -155,7 +149,7 @@ def flat_file(
 
     A process that is stopped while it builds leaves `NAME.partial`, and the next one goes on from
     there. If another process or thread is building the file, wait until it is done. Where the
-    platform or the file system has no locks (`manifests.file_lock`), each builds the whole file.
+    platform or the file system has no locks (`locks.file_lock`), each builds the whole file.
 
     Args:
       path: the file. None is `name` in the folder of the environment variable VAECAUSAL_CACHE or,

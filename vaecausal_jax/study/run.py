@@ -16,7 +16,8 @@ import xarray as xr
 
 from vaecausal_jax.data import Dataset, factor_names, num_images
 from vaecausal_jax.jax_versions import platform
-from vaecausal_jax.manifests import read_object, run_lock
+from vaecausal_jax.json_values import read_object
+from vaecausal_jax.locks import run_lock
 from vaecausal_jax.models import Model, pretrained
 from vaecausal_jax.processes import entered_by_first, from_first, to_host
 from vaecausal_jax.study import report, store

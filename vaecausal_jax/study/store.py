@@ -18,13 +18,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.json_values import difference, json_values, plain_dtype, read_object
 from vaecausal_jax.manifests import (
-    difference,
     escaped,
-    json_values,
     partial_name,
-    plain_dtype,
-    read_object,
     remove_leftovers,
     unescaped,
     write_text,

@@ -23,17 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaecausal_jax.json_values import difference, json_values, plain_dtype, read_object, tree_digest
+from vaecausal_jax.locks import run_lock
 from vaecausal_jax.manifests import (
     UNSAFE,
-    difference,
     escaped,
     group_of,
-    json_values,
-    plain_dtype,
-    read_object,
     remove_leftovers,
-    run_lock,
-    tree_digest,
     versions,
     write_text,
     written_whole,
@@ -92,7 +88,7 @@ def run_stored(
 
     Called again after any interruption it computes the missing slabs only, with bitwise the result
     of an uninterrupted call. While it runs, no other process may write to the folder
-    (``manifests.run_lock``). Of several processes the first one writes; all must call it together.
+    (``locks.run_lock``). Of several processes the first one writes; all must call it together.
 
     ``xarray.open_zarr(path, group=group_of(part.name))`` reads a part; for ordinary names, such as
     ``decoder/conv0``, the group is the name itself. Arrays, axes and labels are named by
@@ -107,7 +103,7 @@ def run_stored(
     Args:
         folder: Where the results live.
         parts: What to compute.
-        spec: What determines the numbers, as JSON values (``manifests.json_values``); pinned in the
+        spec: What determines the numbers, as JSON values (``json_values``); pinned in the
             manifest together with versions, device kind, slab size and digests of all inputs.
         slab_points: Points computed and written together; a part with fewer is one slab.
         progress: Called as (part, points done, points in all) at the start and after each slab.

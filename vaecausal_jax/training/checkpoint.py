@@ -20,7 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
 
-from vaecausal_jax.manifests import difference, json_values, run_lock, versions, write_text
+from vaecausal_jax.json_values import difference, json_values
+from vaecausal_jax.locks import run_lock
+from vaecausal_jax.manifests import versions, write_text
 from vaecausal_jax.processes import entered_by_first, from_first, gathered, to_host, tree_from_first
 from vaecausal_jax.training.trainer import (
     TrainConfig,

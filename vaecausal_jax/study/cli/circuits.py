@@ -40,14 +40,9 @@ from vaecausal_jax.circuits.tasks import Task, num_parts
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.manifests import (
-    escaped,
-    run_lock,
-    tree_digest,
-    versions,
-    write_text,
-    written_whole,
-)
+from vaecausal_jax.json_values import tree_digest
+from vaecausal_jax.locks import run_lock
+from vaecausal_jax.manifests import escaped, versions, write_text, written_whole
 from vaecausal_jax.models import Model
 from vaecausal_jax.processes import entered_by_first
 from vaecausal_jax.study.cli.circuit_families import circuit_numbers, write_comparison
