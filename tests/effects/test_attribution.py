@@ -462,7 +462,7 @@ ALL = {"first", "second", "unit", "site", "input"}
         (ALL, {"rows": ROWS._replace(donor=VALUES[0])}, r"donor has shape \(2, 2\), expected \(2,"),
         (ALL, {"rows": ROWS._replace(natural=IMAGES)}, r"natural has shape \(4, 4, 1\), expected"),
         (ALL, {"rows": ROWS._replace(x=IMAGES[:1])}, r"leading axis, got contexts.*\.x \(1, "),
-        (ALL, {"metric": lambda y, row: y}, r"one number a run, got shape \(4, 4, 1\)"),
+        (ALL, {"metric": lambda y, row: y}, r"one number per run, got shape \(4, 4, 1\)"),
         ({"input"}, {"donor_x": VALUES}, r"donor_x has shape \(2, 2, 2, 2\), expected"),
         (
             {"unit", "site", "input"},

@@ -367,7 +367,7 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
         (lambda: mediators.position(NET, "h"), r"'h' \(5,\) has no positions"),
         (
             lambda: mediators.whole(NET, "h")(jnp.ones(2, bool), {"h": jnp.ones(5)}),
-            r"shape \(2,\), expected one boolean a site: \(1,\) for h",
+            r"shape \(2,\), expected one boolean per site: \(1,\) for h",
         ),
         (
             lambda: mediation.mediate(

@@ -266,7 +266,7 @@ def test_effective_units_of_equal_shares_is_their_number(convert):
     [
         (
             lambda *run: effects.shift_effects(*run[:5], *run[5:], jnp.ones(4)),
-            r"dose has shape \(4,\), expected one a unit of 'latent/z': \(3,\)",
+            r"dose has shape \(4,\), expected one per unit of 'latent/z': \(3,\)",
         ),
         (
             lambda *run: effects.shift_effects(*run[:5], *run[5:], 1.0),

@@ -570,7 +570,7 @@ def test_image_size_needs_only_what_the_layers_divide():
         (
             dataclasses.replace(PRESETS["pretrained"], num_seeds=2),
             "{tmp}",
-            "pretrained models have one seed a family, got 2",
+            "pretrained models have one seed per family, got 2",
         ),
         (TINY, "{tmp}", "is rendered and takes no --data"),
         (PRESETS["dsprites"], "{tmp}/absent.npz", "{tmp}/absent.npz"),

@@ -316,7 +316,7 @@ def control_variate_mean(
     Zrnic and Candès 2024, "Cross-Prediction-Powered Inference" (arXiv:2309.16598).
 
     Args:
-        exact: Exact effects of the subset, (..., n), n >= 3; one row a unit, say.
+        exact: Exact effects of the subset, (..., n), n >= 3; one row per unit, say.
         surrogate: Surrogate effects of all runs, (..., N). Runs must be independent: average both
             runs of a pair first.
         subset: Which runs are exact, (n,) distinct indices drawn at random from the N.
@@ -352,8 +352,8 @@ def surrogate_agreement(
 ) -> Agreement:
     """Compares a surrogate with the exact effects along the last axis.
 
-    Arrays (units, runs) give one answer a unit; transposed, one a run, over its units; raveled, one
-    overall. What ranks units are means over runs: compare those to trust a ranking.
+    Arrays (units, runs) give one answer per unit; transposed, one per run, over its units; raveled,
+    one overall. What ranks units are means over runs: compare those to trust a ranking.
 
     Args:
         exact: (..., effects), as from ``patch_units``.
@@ -394,8 +394,8 @@ def _score(
         value = metric(measure(outcome, forward(params, x, row.eps, interventions)), row)
         if jnp.shape(value) != ():
             raise ValueError(
-                f"metric must return one number a run, got shape {jnp.shape(value)}; sum over the "
-                "outcome's axes."
+                f"metric must return one number per run, got shape {jnp.shape(value)}; sum over "
+                "the outcome's axes."
             )
         return value
 

@@ -151,7 +151,7 @@ def gram(y00: Array, y11: Array, y01: Array, y10: Array) -> Gram:
 
 
 def inner_products(outcomes: Outcomes) -> Mediated:
-    """All that shares and four-way parts of an image need: a few numbers a pair."""
+    """All that shares and four-way parts of an image need: a few numbers per pair."""
     controlled = None
     if outcomes.held_reference is not None and outcomes.held_target is not None:
         total = outcomes.target - outcomes.reference

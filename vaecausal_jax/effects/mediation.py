@@ -136,7 +136,7 @@ def mediate(
 ) -> Any:
     """Mediation of paired inputs through a family of mediators of any kind.
 
-    The clean runs, and the layers that a mediator does not touch, are computed once a pair and
+    The clean runs, and the layers that a mediator does not touch, are computed once per pair and
     serve all points. For single units ``unit_mediation`` does less work still.
 
     Args:

@@ -232,7 +232,7 @@ def interaction_map(
 ) -> dict[str, Estimate]:
     """Noising minus denoising share of every unit of some sites: who acts with others.
 
-    The sum of all interactions that a unit takes part in, in two passes a unit: positive for
+    The sum of all interactions that a unit takes part in, in two passes per unit: positive for
     synergy (AND), negative for redundancy and backup (OR), 0 where the rest is additive.
 
     Args:

@@ -67,7 +67,7 @@ def whole(sites: Sites, *names: str) -> Mediator:
     def mediator(chosen, run):
         if jnp.shape(chosen) != (len(names),):
             raise ValueError(
-                f"a point has shape {jnp.shape(chosen)}, expected one boolean a site: "
+                f"a point has shape {jnp.shape(chosen)}, expected one boolean per site: "
                 f"({len(names)},) for {', '.join(names)}."
             )
         # Reshaped to the rank of the site, which a mask must have.

@@ -34,7 +34,7 @@ from vaecausal_jax.sweeps.reductions import Reduction
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MAX_PLAYERS = 12
-"""Most players whose subsets ``latent_game`` enumerates: 4096 runs a pair."""
+"""Most players whose subsets ``latent_game`` enumerates: 4096 runs per pair."""
 
 
 class Spectrum(NamedTuple):
@@ -170,7 +170,7 @@ def latent_game(
 def dividends(values: Array) -> Array:
     """Harsanyi dividends a(S) = sum over T in S of (-1)^(|S| - |T|) v(T): the Moebius transform.
 
-    One pass of differences a player, K 2^K operations in all (Harsanyi 1963).
+    One pass of differences per player, K 2^K operations in all (Harsanyi 1963).
 
     Args:
         values: (2^players, ...).

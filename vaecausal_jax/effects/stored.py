@@ -49,7 +49,7 @@ def unit_patching(
         mesh: See ``sweep``.
 
     Returns:
-        A part a site, with the inner products of ``mediation.Gram``, (unit, pair) each, and
+        A part per site, with the inner products of ``mediation.Gram``, (unit, pair) each, and
         ``support``: how far out the patched activations lie, see ``support_scores``;
         (unit, arm, checked pair), for the first 128 pairs. Arm 0 patches the reference, arm 1 the
         target; NaN where a site holds codes, which have no distances.
@@ -95,7 +95,7 @@ def group_patching(
         mesh: See ``sweep``.
 
     Returns:
-        A part a site, with the inner products of ``mediation.Gram``, (group, pair) each.
+        A part per site, with the inner products of ``mediation.Gram``, (group, pair) each.
 
     Raises:
         ValueError: Groups that do not fit their site.
@@ -128,7 +128,7 @@ def group_patching(
 
 
 def whole_sites(model: Model, sites: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """One group a site that holds all its units; sites without units are left out."""
+    """One group per site that holds all its units; sites without units are left out."""
     names = sites or _inner_sites(model)
     return {
         n: np.ones((1, model.sites[n].num_units), bool) for n in names if model.sites[n].num_units
@@ -162,7 +162,7 @@ def unit_pairs(
         mesh: See ``sweep``.
 
     Returns:
-        A part a site: ``joint`` v({i, j}), ``interaction``, each (units, pair), and ``total``
+        A part per site: ``joint`` v({i, j}), ``interaction``, each (units, pair), and ``total``
         |TE|^2, with labels ``first`` and ``second`` of the units.
 
     Raises:
@@ -292,8 +292,8 @@ def factor_sweeps(
         mesh: See ``sweep``.
 
     Returns:
-        A part a factor: ``mean_change`` of the latent means (level, image, latent) and ``squared``
-        change of the outputs (level, image).
+        A part per factor: ``mean_change`` of the latent means (level, image, latent), and
+        ``squared`` change of the outputs (level, image).
     """
     check_rows(factors=factors, eps=eps)
 
@@ -345,7 +345,7 @@ def attributions(
         num_nodes: Gauss-Legendre nodes of the integrated gradient.
 
     Returns:
-        A part a site: ``attribution`` (AtP), ``hessian`` and its ``reliability``, ``integrated``
+        A part per site: ``attribution`` (AtP), ``hessian`` and its ``reliability``, ``integrated``
         (EAP-IG along the inputs), each (pair, arm, unit); arm 0 predicts <PNIE, TE>, arm 1
         <TNIE, TE>.
     """

@@ -112,7 +112,7 @@ def shift_effects(
     site = sites[name]
     if jnp.shape(dose) != (site.num_units,):
         raise ValueError(
-            f"dose has shape {jnp.shape(dose)}, expected one a unit of {name!r}: "
+            f"dose has shape {jnp.shape(dose)}, expected one per unit of {name!r}: "
             f"({site.num_units},)."
         )
     check_arithmetic(name, site)

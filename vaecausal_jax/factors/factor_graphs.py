@@ -77,7 +77,7 @@ def swap_effects(
         block: See ``sweep``; contexts are pairs.
 
     Raises:
-        ValueError: Not one point a factor.
+        ValueError: Not one point per factor.
     """
     num_factors = pairs.x0.shape[0]
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}

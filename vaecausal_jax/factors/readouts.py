@@ -424,7 +424,7 @@ def calibrate(effects: ArrayLike, confusion: ArrayLike, *, limit: float = 100.0)
         raise ValueError(f"confusion has shape {matrix.shape}, expected (factors, factors).")
     if effects.ndim < 1 or effects.shape[-1] != len(matrix):
         raise ValueError(
-            f"effects have shape {effects.shape}, expected (..., {len(matrix)}), one a factor."
+            f"effects have shape {effects.shape}, expected (..., {len(matrix)}), one per factor."
         )
     if not np.isfinite(matrix).all():
         raise ValueError("confusion is not finite: some factor was never changed.")

@@ -103,7 +103,7 @@ def judge_claims(
     Args:
         labels: (family, seed) of each model.
         verdicts: ``"ok"``, or why a model is left out.
-        values: One number a model, by name.
+        values: One number per model, by name.
         mediated: Encoder site to the proportion mediated, (models, units, factors).
         effects: Of each model.
     """
@@ -115,7 +115,7 @@ def judge_claims(
     # Models without a finite code have no score at all.
     kept.setdefault(SCORE, np.full(len(labels), np.nan))
     controls = {name: kept[name] for name in CONTROLS}
-    # One complete row a model, and two more than there are controls to hold fixed.
+    # One complete row per model, and two more than there are controls to hold fixed.
     columns = [kept[name] for name in (*EFFECTS, SCORE, *CONTROLS)]
     complete = np.isfinite(np.stack(columns)).all(axis=0)
     enough = complete.sum() > len(CONTROLS) + 3

@@ -210,7 +210,7 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         )
     if config.data == "pretrained":
         if config.num_seeds != 1:
-            raise ValueError(f"pretrained models have one seed a family, got {config.num_seeds}.")
+            raise ValueError(f"pretrained models have one seed per family, got {config.num_seeds}.")
         for family in config.families:
             # Loaded here too: a missing or foreign file is found before a folder is made.
             pretrained.load_dsprites_vae(str(data_path), family.name)

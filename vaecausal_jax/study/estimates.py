@@ -34,7 +34,7 @@ class Estimates(NamedTuple):
         input: As from ``input_estimates``.
         modularity: Of the effects of latents, by where they were read: one of each model, None
             where fewer than two latents do anything.
-        models: One number a model, by name.
+        models: One number per model, by name.
     """
 
     units: dict[str, dict[str, Estimate]]
@@ -241,7 +241,7 @@ def health_values(arrays: Arrays) -> dict[str, np.ndarray]:
 def model_values(
     health: Arrays, latent: dict[str, Estimate], units: dict[str, dict[str, Estimate]]
 ) -> dict[str, np.ndarray]:
-    """One number a model, to compare families by; those of a site end in ``/<site>``."""
+    """One number per model, to compare families by; those of a site end in ``/<site>``."""
     values = {
         **health_values(health),
         "total_index_prior_sum": latent["total_index_prior"].value.sum(axis=1),

@@ -1,7 +1,7 @@
 """The disentanglement metrics of a study's models, each beside its chance level.
 
-Every model is scored on the posterior means of the same images. One number a model: its interval is
-the one over seeds, made where families are compared.
+Every model is scored on the posterior means of the same images. One number per model: its interval
+is the one over seeds, made where families are compared.
 """
 
 from collections.abc import Callable

@@ -66,7 +66,7 @@ def compare_families(
     Args:
         config: For the key and the number of images.
         trained: Whose labels and verdicts are used.
-        values: One number a model, (models,).
+        values: One number per model, (models,).
         samples: For those that are a mean over images that all models share, what each image gave,
             (models, images): their intervals are for new images too, not only for new models.
     """

@@ -38,8 +38,8 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "training": Caption(
         "Training curves",
-        "One line a seed, one colour a family; dashed lines are excluded models. Curves that still "
-        "fall at the right end mean undertrained models, and effects that would move on.",
+        "One line per seed, one colour per family; dashed lines are excluded models. Curves that "
+        "still fall at the right end mean undertrained models, and effects that would move on.",
         findings.say_training,
     ),
     "comparison": Caption(

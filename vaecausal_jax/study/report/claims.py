@@ -137,7 +137,7 @@ def _compared_channels(family: str, other: str, counts: Mapping[str, np.ndarray]
     gap = own.mean() - rest.mean()
     words = f"{family_label(family)} minus {family_label(other)}: {gap:+.1f} detectors a model"
     if min(len(own), len(rest)) < 2:
-        return f"{words}; one seed a family shows no spread to judge it by."
+        return f"{words}; one seed per family shows no spread to judge it by."
     sd = math.sqrt((own.var(ddof=1) + rest.var(ddof=1)) / 2)
     return f"{words}, {_seeds(gap, sd, num_seeds=min(len(own), len(rest)), paired=False)}."
 

@@ -45,7 +45,7 @@ def grid_shape(num: int, most: int = 3) -> tuple[int, int]:
 
 
 def dot_height(num_layers: int, num_families: int) -> float:
-    """Height in inches of a panel of dots, one row a layer."""
+    """Height in inches of a panel of dots, one row per layer."""
     return 1.3 + num_layers * max(0.34, 0.105 * num_families + 0.07)
 
 
@@ -142,7 +142,7 @@ def layer_axis(axes: Axes, sites: list[str]) -> None:
 def dots_and_means(
     axes: Axes, panel: Panel, rank: int, num: int, dots: np.ndarray, ends: list
 ) -> None:
-    """A family's seeds, (seeds, layers), its means and intervals, one row a layer."""
+    """A family's seeds, (seeds, layers), its means and intervals, one row per layer."""
     step = 0.8 / num
     places = np.arange(dots.shape[1]) + (rank - (num - 1) / 2) * step
     marker = MARKERS[rank % len(MARKERS)]
@@ -161,7 +161,7 @@ def seeds_and_mean(axes: Axes, row: int, color: str, dots: np.ndarray, mean: Est
 
 
 def family_rows(axes: Axes, labels: list[str], *, num_ticks: int = 4) -> None:
-    """Names the rows of a panel that has one a family, from the top down."""
+    """Names the rows of a panel that has one per family, from the top down."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.xaxis.grid(True)

@@ -1,7 +1,7 @@
 """Sentences computed from the data: their every number comes from this study.
 
 A sentence whose numbers are missing is left out rather than softened. ``say_<figure>`` takes what
-the figure takes, and gives no sentence, or one a family or quantity.
+the figure takes, and gives no sentence, or one per family or quantity.
 """
 
 from collections.abc import Mapping

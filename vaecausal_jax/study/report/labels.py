@@ -28,7 +28,7 @@ COMPARED = {
     "total_index_posterior_sum": ("Posterior total index", "sum over latents"),
     "paper_effect_strength": ("Paper effect strength", "raw L2, mean over latents"),
 }
-"""One number a model, with heading and unit."""
+"""One number per model, with heading and unit."""
 
 DATA = {
     "sprites": "Rendered sprites",

@@ -1,4 +1,4 @@
-"""Figures of whole models: how they trained, and one number a model compared over families."""
+"""Figures of whole models: how they trained, and one number per model compared over families."""
 
 import numpy as np
 import xarray as xr
@@ -60,7 +60,7 @@ def training(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figur
 
 
 def comparison(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure | None:
-    """One number a model, by family: every seed, the mean and its interval."""
+    """One number per model, by family: every seed, the mean and its interval."""
     del effects, pictures
     titles = [family for family in families(summary) if usable_seeds(summary, family)]
     rows, columns = grid_shape(len(COMPARED), 4)

@@ -1,7 +1,7 @@
 """What is shown of a study: families, their first usable seeds, layers, shares of units.
 
 Latents and units of different seeds do not correspond, so what has one entry a latent or unit is
-shown for the first usable seed, a ``Panel``; what is averaged over seeds is a number a model.
+shown for the first usable seed, a ``Panel``; what is averaged over seeds is a number per model.
 """
 
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ def usable_seeds(summary: Summary, family: str) -> list[int]:
 
 
 def family_color(summary: Summary, family: str) -> str:
-    """One colour a family, the same in all figures."""
+    """One colour per family, the same in all figures."""
     return PALETTE[families(summary).index(family) % len(PALETTE)]
 
 

@@ -18,7 +18,7 @@ def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
     config, device = summary["config"], summary["device"]
     factors = ", ".join(f"{name} ({size})" for name, size in summary["factors"].items())
     trained = (
-        f"{config['num_seeds']} seeds a family, {config['num_steps']:,} gradient steps of "
+        f"{config['num_seeds']} seeds per family, {config['num_steps']:,} gradient steps of "
         f"{config['batch_size']} images, Adam at {config['learning_rate']:g}"
         + (" with cosine decay" if config["decay_learning_rate"] else "")
     )

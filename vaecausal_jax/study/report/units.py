@@ -104,7 +104,7 @@ def _of_site(summary: Summary, family: str, name: str, site: str) -> Estimate:
 
 
 def _per_seed(effects: xr.Dataset, family: str, seeds: list[int], sites: list[str], name: str):
-    """One number a model and layer, (seeds, layers); the same statistics as the summary's."""
+    """One number per model and layer, (seeds, layers); the same statistics as the summary's."""
     own = effects.sel(family=family, seed=seeds)
     columns = []
     for site in sites:
