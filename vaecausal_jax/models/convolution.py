@@ -110,9 +110,10 @@ def conv_transpose_form(
     """Chooses the form of `conv_transpose` by shape and use, at trace time.
 
     On a CPU, for a 4x4 kernel at stride 2: gathering moves `4 * in` values per pixel and
-    overlap-add `16 * out`, but gathering computes the borders twice. Forward, gathering pays for a few input
-    channels; it has the faster gradient where it moves less. Elsewhere as `conv_form`; but on a GPU
-    cuDNN would convolve the map with zeros between its pixels, four times the arithmetic.
+    overlap-add `16 * out`, but gathering computes the borders twice. Forward, gathering pays for a
+    few input channels; it has the faster gradient where it moves less. Elsewhere as `conv_form`;
+    but on a GPU cuDNN would convolve the map with zeros between its pixels, four times the
+    arithmetic.
     """
     del x_shape  # The rule does not need it; a measured one may.
     *window, channels, features = kernel_shape
