@@ -52,9 +52,7 @@ def with_vaecausal_jax(model, params, site, x, eps, donor):
     clean, other = run(params, x, eps), run(params, donor, eps)
     natural, source = clean.activations[site], other.activations[site]
     return patch_units(
-        model.forward,
-        params,
-        model.sites,
+        model.bind(params),
         site,
         Rows(x, eps, natural, source, clean.outputs),
         lambda logits, row: jnp.sum((logits - row.clean) ** 2),

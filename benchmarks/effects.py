@@ -83,9 +83,7 @@ class Mediation:
             progress(f"compiling {name}")
 
             def run(params, x0, x1, eps, name=name):
-                return mediation.unit_mediation(
-                    model.forward, params, model.sites, name, x0, x1, eps, mesh=mesh
-                )
+                return mediation.unit_mediation(model.bind(params), name, x0, x1, eps, mesh=mesh)
 
             first = [a[: self.batch] for a in pairs]
             self.programs[name] = jax.jit(run).lower(params, *first).compile()
@@ -112,9 +110,7 @@ class Strengths:
 
             def family(donor, base):
                 samples = strengths.strength_samples(
-                    model.forward,
-                    params,
-                    model.sites,
+                    model.bind(params),
                     "latent/z",
                     x,
                     eps,

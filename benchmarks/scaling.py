@@ -127,9 +127,7 @@ def devices_table():
 
         def swept(params, rows, mesh=mesh):
             return patch_units(
-                model.forward,
-                params,
-                model.sites,
+                model.bind(params),
                 SITE,
                 rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2),
@@ -162,9 +160,7 @@ def compile_table():
 
         def swept(params, rows, name=name):
             return patch_units(
-                model.forward,
-                params,
-                model.sites,
+                model.bind(params),
                 name,
                 rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2),

@@ -85,6 +85,11 @@ class Framework(NamedTuple):
     params: Any
     sites: Sites
 
+    @property
+    def bound(self) -> BoundModel:
+        """The network with its parameters."""
+        return BoundModel(self.forward, self.params, self.sites)
+
 
 def contract(dtype: str) -> Framework:
     """A forward of the contract, by hand."""
@@ -279,9 +284,7 @@ def swept(effect: Callable[..., Any], reduction: Any = None):
         )
         return jax.tree.map(
             np.asarray,
-            patching.patch_units(
-                net.forward, net.params, net.sites, "h", rows, effect, reduction=reduction
-            ),
+            patching.patch_units(net.bound, "h", rows, effect, reduction=reduction),
         )
 
     return ours
@@ -413,9 +416,7 @@ METHODS: dict[str, Method] = {
     ),
     "unit_mediation": Method(
         whole_sweep(
-            lambda net, s: jnp.stack(
-                mediation.unit_mediation(net.forward, net.params, net.sites, "h", X, DONOR_X, EPS)
-            )
+            lambda net, s: jnp.stack(mediation.unit_mediation(net.bound, "h", X, DONOR_X, EPS))
         ),
         gram_oracle,
         zero,
@@ -424,8 +425,7 @@ METHODS: dict[str, Method] = {
         whole_sweep(
             lambda net, s: (
                 mediation.mediate(
-                    net.forward,
-                    net.params,
+                    net.bound,
                     mediators.group(net.sites, "h"),
                     jnp.eye(UNITS, dtype=bool),
                     X,
@@ -440,9 +440,7 @@ METHODS: dict[str, Method] = {
     "resample_effects": Method(
         whole_sweep(
             lambda net, s: (
-                unit_effects.resample_effects(
-                    net.forward, net.params, net.sites, "h", X, EPS, jnp.asarray(s.donor)
-                ).squared
+                unit_effects.resample_effects(net.bound, "h", X, EPS, jnp.asarray(s.donor)).squared
             )
         ),
         shares,
@@ -452,7 +450,7 @@ METHODS: dict[str, Method] = {
         whole_sweep(
             lambda net, s: (
                 unit_effects.shift_effects(
-                    net.forward, net.params, net.sites, "h", X, EPS, jnp.full(UNITS, 2, s.dtype)
+                    net.bound, "h", X, EPS, jnp.full(UNITS, 2, s.dtype)
                 ).squared
             )
         ),

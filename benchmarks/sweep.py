@@ -56,6 +56,7 @@ from flax import traverse_util
 
 from vaecausal_jax import models
 from vaecausal_jax.data import sample_images, sprites
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.sweeps import patching
 
 PEERS = ("hooks", "restart", "pyvene", "pyvene_cached", "nnsight")
@@ -80,7 +81,9 @@ def our_effects(model, name, params, rows):
         return jnp.sum((logits - row.clean) ** 2)
 
     sites, mesh = model.sites, our_mesh(len(rows.x))
-    return patching.patch_units(model.forward, params, sites, name, rows, squared_change, mesh=mesh)
+    return patching.patch_units(
+        BoundModel(model.forward, params, sites), name, rows, squared_change, mesh=mesh
+    )
 
 
 def our_mesh(num_images):

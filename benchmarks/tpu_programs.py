@@ -180,9 +180,7 @@ def unit_sweep(mesh: Mesh, site: str) -> Program:
     """Every unit of a site patched between pairs, both ways."""
 
     def run(params, x0, x1, eps):
-        return mediation.unit_mediation(
-            MODEL.forward, params, MODEL.sites, site, x0, x1, eps, mesh=mesh
-        )
+        return mediation.unit_mediation(MODEL.bind(params), site, x0, x1, eps, mesh=mesh)
 
     layers, patches = costs()
     units = MODEL.sites[site].num_units
@@ -195,9 +193,7 @@ def latent_sweep(mesh: Mesh) -> Program:
 
     def run(params, x, eps):
         dose = jnp.ones(MODEL.sites["latent/z"].num_units)
-        return shift_effects(
-            MODEL.forward, params, MODEL.sites, "latent/z", x, eps, dose, mesh=mesh
-        ).squared
+        return shift_effects(MODEL.bind(params), "latent/z", x, eps, dose, mesh=mesh).squared
 
     layers, patches = costs()
     units = MODEL.sites["latent/z"].num_units

@@ -16,6 +16,7 @@ from vaecausal_jax.effects import attribution, mediation, shapley, support
 from vaecausal_jax.factors import factor_effects, interchange
 from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.indices import as_indices, as_mask, check_index
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape
 from vaecausal_jax.metrics import causal
 from vaecausal_jax.sweeps import patching
@@ -42,7 +43,8 @@ def rows():
     return patching.Rows(X0, EPS, X0, X1, y0)
 
 
-RUNS = (forward, None, SITES, "h", X0, X1, EPS)
+NET = BoundModel(forward, None, SITES)
+RUNS = (NET, "h", X0, X1, EPS)
 WHERE = {
     "set_to": lambda **where: interventions.set_to(SITES, "h", 2.0, **where),
     "shift_by": lambda **where: interventions.shift_by(SITES, "h", 2.0, **where),
@@ -101,16 +103,14 @@ SEVERAL = {
     ),
     "unit_mediation(units)": lambda given: mediation.unit_mediation(*RUNS, units=given),
     "patch_units(units)": lambda given: patching.patch_units(
-        forward, None, SITES, "h", rows(), lambda y, row: y - row.clean, units=given
+        BoundModel(forward, None, SITES), "h", rows(), lambda y, row: y - row.clean, units=given
     ),
     "unit_starts(units)": lambda given: patching.unit_starts("h", SITES["h"], given),
     "unit_support_scores(units)": lambda given: support.unit_support_scores(
         SITES, "h", BANK, BANK[::-1], units=given, neighbours=2
     ),
     "mediation_tensor(units)": lambda given: factor_effects.mediation_tensor(
-        forward,
-        None,
-        SITES,
+        BoundModel(forward, None, SITES),
         "h",
         FactorPairs(X0[None], X1[None], EPS[None], jnp.ones((1, 3))),
         units=given,

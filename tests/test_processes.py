@@ -69,9 +69,7 @@ def both_sweeps(mesh):
 
         def sweep(reduction):
             return patch_units(
-                MODEL.forward,
-                params,
-                MODEL.sites,
+                MODEL.bind(params),
                 SITE,
                 rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2),

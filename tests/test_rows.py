@@ -22,7 +22,7 @@ VQ = models.vq_vae(
 X0, X1 = jax.random.uniform(jax.random.key(1), (2, RUNS, *IMAGE))
 EPS, OTHER_EPS, DONOR = jax.random.normal(jax.random.key(2), (3, RUNS, LATENTS))
 
-NET = (MODEL.forward, PARAMS, MODEL.sites)
+NET = MODEL.bind(PARAMS)
 METRIC = lambda y, row: jnp.sum(y)  # noqa: E731
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
@@ -31,6 +31,7 @@ RUN_ARGUMENTS = ("x", "x0", "x1", "eps", "other_eps", "donor", "base")
 
 BY_NAME = {
     "key": jax.random.key(3),
+    "net": MODEL.bind(PARAMS),
     "forward": MODEL.forward,
     "model": MODEL,
     "params": PARAMS,
@@ -60,9 +61,7 @@ BY_NAME = {
 """What a function is called with where it must be given an argument of this name."""
 
 VQ_INPUTS = {
-    "forward": VQ.forward,
-    "params": VQ.init(jax.random.key(0)),
-    "sites": VQ.sites,
+    "net": VQ.bind(VQ.init(jax.random.key(0))),
     "name": "latent/codes",
     "x": jax.random.uniform(jax.random.key(1), (RUNS, 8, 8, 1)),
     "eps": jnp.zeros((RUNS, *VQ.noise_shape)),
@@ -134,10 +133,10 @@ def test_runs_of_different_number_are_refused_by_name_before_anything_runs(name)
 @pytest.mark.parametrize(
     "run",
     [
-        lambda rows: patching.patch_units(*NET, "latent/z", rows, lambda y, row: y),
-        lambda rows: attribution.attribution_patching(*NET, "latent/z", rows, METRIC),
+        lambda rows: patching.patch_units(NET, "latent/z", rows, lambda y, row: y),
+        lambda rows: attribution.attribution_patching(NET, "latent/z", rows, METRIC),
         lambda rows: attribution.integrated_gradients(
-            *NET, "latent/z", rows, METRIC, rule=attribution.gauss_legendre(1)
+            NET, "latent/z", rows, METRIC, rule=attribution.gauss_legendre(1)
         ),
     ],
 )

@@ -16,6 +16,7 @@ from vaecausal_jax import (
     training,
 )
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites
 from vaecausal_jax.jax_versions import avoid_faulty_sums
 from vaecausal_jax.models import Model
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 avoid_faulty_sums()
 
 __all__ = [
+    "BoundModel",
     "Estimate",
     "Model",
     "Rows",
@@ -35,6 +37,7 @@ __all__ = [
     "Tape",
     "Trace",
     "TrainConfig",
+    "bind",
     "circuits",
     "data",
     "effects",

@@ -51,9 +51,7 @@ def run(config: Config, weight: float) -> dict[str, np.ndarray]:
             ("latent/detail", donor[:, config.latent_size :]),
         ):
             swept = unit_effects.resample_effects(
-                model.forward,
-                params,
-                model.sites,
+                model.bind(params),
                 site,
                 x,
                 eps,

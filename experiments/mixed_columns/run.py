@@ -83,9 +83,7 @@ def main() -> None:
         for stop, column in zip(stops, COLUMNS, strict=True):
             part = slice(int(stop) - column.width, int(stop))
             swept = unit_effects.resample_effects(
-                model.forward,
-                params,
-                model.sites,
+                model.bind(params),
                 "latent/z",
                 x,
                 eps,

@@ -26,6 +26,7 @@ from vaecausal_jax import study
 from vaecausal_jax.data import images, minimal_pairs
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects import shapley as games
+from vaecausal_jax.interventions.bound import BoundModel
 
 NAME = "decoder/dense1"
 BOUND = 1e-5
@@ -50,12 +51,12 @@ def deviations(model, params, x0, x1, eps):
         before = [n for n in sites if n.startswith(("encoder", "latent/mean", "latent/logvar"))]
         cuts = [
             mediation.natural_effects(
-                forward, params, x0, x1, eps, lambda a, n=n: iv.set_to(sites, n, a[n])
+                BoundModel(forward, params), x0, x1, eps, lambda a, n=n: iv.set_to(sites, n, a[n])
             ).natural_direct_effect
             for n in ("encoder/conv1", "latent/z", NAME)
         ]
         effects = mediation.natural_effects(
-            forward, params, x0, x1, eps, lambda a: {NAME: iv.Replace(half, a[NAME])}
+            BoundModel(forward, params), x0, x1, eps, lambda a: {NAME: iv.Replace(half, a[NAME])}
         )
         te, pnde, tnde, pnie, tnie, _ = effects
         return {
@@ -77,9 +78,7 @@ def deviations(model, params, x0, x1, eps):
         for name, value in found.items()
     }
     values = games.latent_game(
-        forward,
-        params,
-        sites,
+        BoundModel(forward, params, sites),
         "latent/z",
         x0,
         x1,

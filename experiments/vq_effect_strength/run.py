@@ -134,16 +134,14 @@ def measure_codes(config: Config, model: vj.Model, params, x):
 
     def at_dose(dose):
         # A shift of the same SDs for each channel: sizes differ, so shift channels one by one.
-        found = crossing_rates(model.forward, params, model.sites, x, eps, dose * sd, outcome=image)
+        found = crossing_rates(model.bind(params), x, eps, dose * sd, outcome=image)
         own = jnp.arange(sd.size)
         return found.crossed[own, own].mean(), found.squared[own, own].mean() / variance
 
     crossed, shifted = jax.lax.map(at_dose, jnp.array(config.doses))
     donor = jnp.roll(codes, 1, axis=0)
     redrawn = code_effects(
-        model.forward,
-        params,
-        model.sites,
+        model.bind(params),
         x,
         eps,
         donor,
@@ -169,14 +167,12 @@ def measure_latents(config: Config, model: vj.Model, params, x):
 
     def at_dose(dose):
         found = vj.effects.shift_effects(
-            model.forward, params, model.sites, "latent/z", x, eps, dose * z.std(0), outcome=image
+            model.bind(params), "latent/z", x, eps, dose * z.std(0), outcome=image
         )
         return found.squared.mean() / variance
 
     redrawn = vj.effects.resample_effects(
-        model.forward,
-        params,
-        model.sites,
+        model.bind(params),
         "latent/z",
         x,
         eps,

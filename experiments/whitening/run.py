@@ -59,9 +59,7 @@ def main() -> None:
         values = trace.activations[site]
         swept = jax.jit(
             lambda params, donor, site=site: unit_effects.resample_effects(
-                model.forward,
-                params,
-                model.sites,
+                model.bind(params),
                 site,
                 x,
                 eps,

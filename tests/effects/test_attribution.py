@@ -14,6 +14,7 @@ from vaecausal_jax import models
 from vaecausal_jax.effects import attribution as vs
 from vaecausal_jax.effects.attribution import Quadrature, gauss_legendre
 from vaecausal_jax.effects.mediation import paired_rows
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites, outputs
 from vaecausal_jax.sweeps.grid import Block
 from vaecausal_jax.sweeps.patching import Rows, patch_units
@@ -54,7 +55,7 @@ def effects_on(downstream, h0, h1, rules=()):
     def run(h0, h1, eps):
         sites = list_sites(forward, None, h0[0], eps[0])
         rows = Rows(h0, eps, h0, h1, jax.vmap(downstream)(h0))
-        case = (forward, None, sites, "h", rows, total_change)
+        case = (BoundModel(forward, None, sites), "h", rows, total_change)
         return {
             "exact": patch_units(*case),
             "first": vs.attribution_patching(*case),
@@ -161,7 +162,7 @@ def smooth_case(seed):
     x0, x1, eps = (rng.normal(size=(2, n)) for n in (4, 4, 5))
 
     def run(params, x0, x1, eps):
-        rows = paired_rows(smooth, params, "h", x0, x1, eps, outputs)
+        rows = paired_rows(BoundModel(smooth, params), "h", x0, x1, eps, outputs)
         total_effect = jnp.roll(rows.clean, 2, axis=0) - rows.clean
         return params, rows._replace(reference=total_effect), jnp.concatenate([x1, x0])
 
@@ -173,7 +174,7 @@ RULE = gauss_legendre(2)
 
 def every_surrogate(params, rows, donor_x, rule, block=None):
     """Name to (units, runs) of the exact patch and of each surrogate on the smooth network."""
-    case = (smooth, params, SITES, "h", rows)
+    case = (BoundModel(smooth, params, SITES), "h", rows)
     along = {"rule": rule, "block": block}
     return {
         "exact": patch_units(*case, along_reference, block=block),
@@ -271,9 +272,9 @@ def vae_effects(model, site, metric, rules=()):
         x0, x1 = jax.random.uniform(keys[0], (2, 3, *model.image_shape))
         eps = jax.random.normal(keys[1], (3, *model.noise_shape))
         params = model.init(keys[2])
-        rows = paired_rows(model.forward, params, site, x0, x1, eps, outputs)
+        rows = paired_rows(model.bind(params), site, x0, x1, eps, outputs)
         rows = rows._replace(reference=jnp.roll(rows.clean, 3, axis=0))
-        case = (model.forward, params, model.sites, site, rows, metric)
+        case = (model.bind(params), site, rows, metric)
         return {
             "exact": patch_units(*case),
             "first": vs.attribution_patching(*case),
@@ -474,7 +475,7 @@ ALL = {"first", "second", "unit", "site", "input"}
 )
 def test_arguments_that_do_not_fit_are_refused(names, changed, message):
     def run(params, name="latent/z", rows=ROWS, metric=along_reference, donor_x=None, rule=RULE):
-        case = (VQ.forward, params, VQ.sites, name, rows)
+        case = (VQ.bind(params), name, rows)
         end = rows.x if donor_x is None else donor_x
         calls = {
             "first": lambda: vs.attribution_patching(*case, metric),

@@ -12,6 +12,7 @@ from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects.mediation import NaturalEffects, four_way, natural_effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
 
@@ -46,7 +47,7 @@ def test_linear_model_has_the_matrix_products_as_effects_and_no_interaction():
     forward = structural(lambda p, x, eps, tape: c @ x + b @ tape("m", a @ x + eps))
     x0, x1, eps = jax.random.normal(jax.random.key(0), (3, 3))
     sites = list_sites(forward, None, x0, eps)
-    effects = natural_effects(forward, None, x0, x1, eps, patching(sites, "m"))
+    effects = natural_effects(BoundModel(forward, None), x0, x1, eps, patching(sites, "m"))
     dx = x1 - x0
     np.testing.assert_allclose(effects.total_effect, (c + b @ a) @ dx, atol=1e-5)
     np.testing.assert_allclose(effects.natural_direct_effect, c @ dx, atol=1e-5)
@@ -69,9 +70,11 @@ def test_interacting_mediator_has_the_effects_of_the_formula(seed):
     # T2, per sample: x from a0 to a1, controlled at m.
     a0, a1, e, m = np.random.default_rng(seed).normal(size=4)
     x0, x1, eps = (jnp.asarray([v], jnp.float32) for v in (a0, a1, e))
-    effects = natural_effects(interacting, None, x0, x1, eps, patching(SCALAR_SITES, "m"))
+    effects = natural_effects(
+        BoundModel(interacting, None), x0, x1, eps, patching(SCALAR_SITES, "m")
+    )
     controlled = mediation.controlled_direct_effect(
-        interacting, None, x0, x1, eps, vi.set_to(SCALAR_SITES, "m", m)
+        BoundModel(interacting, None), x0, x1, eps, vi.set_to(SCALAR_SITES, "m", m)
     )
     parts = four_way(effects, controlled)
     d = a1 - a0
@@ -88,7 +91,9 @@ def test_interacting_mediator_has_the_effects_of_the_formula(seed):
 
 def test_interacting_mediator_has_the_published_numbers():
     zero, one = jnp.zeros(1), jnp.ones(1)
-    effects = natural_effects(interacting, None, zero, one, zero, patching(SCALAR_SITES, "m"))
+    effects = natural_effects(
+        BoundModel(interacting, None), zero, one, zero, patching(SCALAR_SITES, "m")
+    )
     expected = NaturalEffects(1.79, -0.13, 0.59, 1.20, 1.92, 0.72)
     np.testing.assert_allclose(np.ravel(effects), expected, rtol=1e-5)
 
@@ -112,7 +117,9 @@ CHAIN_SITES = list_sites(chain, None, ZERO, ZERO)
     ("names", "expected"), [(["m1"], 1.536), (["m2"], -0.014), (["m1", "m2"], 1.186)]
 )
 def test_patches_in_a_chain_include_what_they_cause_downstream(names, expected):
-    effects = natural_effects(chain, None, ZERO, ONE, ZERO, patching(CHAIN_SITES, *names))
+    effects = natural_effects(
+        BoundModel(chain, None), ZERO, ONE, ZERO, patching(CHAIN_SITES, *names)
+    )
     np.testing.assert_allclose(effects.natural_indirect_effect, expected, atol=1e-6)
     np.testing.assert_allclose(effects.total_indirect_effect, expected, atol=1e-6)
     np.testing.assert_allclose(effects.total_effect, 1.386, atol=1e-6)
@@ -120,7 +127,9 @@ def test_patches_in_a_chain_include_what_they_cause_downstream(names, expected):
 
 def test_single_effects_in_a_chain_exceed_the_joint_one_by_the_path_between_them():
     single = 1.536 - 0.014
-    joint = natural_effects(chain, None, ZERO, ONE, ZERO, patching(CHAIN_SITES, "m1", "m2"))
+    joint = natural_effects(
+        BoundModel(chain, None), ZERO, ONE, ZERO, patching(CHAIN_SITES, "m1", "m2")
+    )
     np.testing.assert_allclose(single - joint.natural_indirect_effect, A1 * D * B2, atol=1e-6)
 
 
@@ -150,7 +159,7 @@ def test_relu_mediator_has_the_expectations_of_the_normal_integral(k, indirect, 
     eps = jax.random.normal(jax.random.key(0), (50_000, 1))
     effects = jax.vmap(
         lambda e: natural_effects(
-            forward, None, jnp.full(1, a0), jnp.full(1, a1), e, patching(sites, "h")
+            BoundModel(forward, None), jnp.full(1, a0), jnp.full(1, a1), e, patching(sites, "h")
         )
     )(eps)
 
@@ -193,13 +202,17 @@ def test_gates_show_in_denoising_noising_and_their_gap(gate, denoise, noise, uni
     forward = structural(lambda p, x, eps, tape: gate(tape("s", x))[None])
     sites = list_sites(forward, None, jnp.zeros(2), ZERO)
     effects = natural_effects(
-        forward, None, jnp.zeros(2), jnp.ones(2), ZERO, patching(sites, "s", unit=unit)
+        BoundModel(forward, None), jnp.zeros(2), jnp.ones(2), ZERO, patching(sites, "s", unit=unit)
     )
     assert effects.natural_indirect_effect == denoise
     assert effects.total_indirect_effect == noise
     assert effects.mediated_interaction == noise - denoise
     grams = mediation.unit_mediation(
-        forward, None, sites, "s", jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.zeros((1, 1))
+        BoundModel(forward, None, sites),
+        "s",
+        jnp.zeros((1, 2)),
+        jnp.ones((1, 2)),
+        jnp.zeros((1, 1)),
     )
     shares = mediation.mediation_shares(grams)
     total = effects.total_effect[0]
@@ -256,7 +269,7 @@ def test_unit_mediation_equals_a_loop_of_numpy_inner_products(family, site, pair
     model, (params, x0, x1, eps) = FAMILIES[family], pairs[family]
     sites = model.sites
     grams = jax.jit(
-        lambda *run: mediation.unit_mediation(model.forward, params, sites, site, *run)
+        lambda *run: mediation.unit_mediation(BoundModel(model.forward, params, sites), site, *run)
     )(x0, x1, eps)
     forward = jax.jit(model.forward)
     for unit in range(sites[site].num_units):
@@ -276,14 +289,14 @@ def test_unit_mediation_equals_a_loop_of_numpy_inner_products(family, site, pair
 def test_shares_mediated_and_direct_add_to_one(site, pairs):
     model, (params, x0, x1, eps) = FAMILIES["conv"], pairs["conv"]
     mediator = patching(model.sites, site)
-    effects = jax.jit(
-        jax.vmap(lambda *run: natural_effects(model.forward, params, *run, mediator))
-    )(x0, x1, eps)
+    effects = jax.jit(jax.vmap(lambda *run: natural_effects(model.bind(params), *run, mediator)))(
+        x0, x1, eps
+    )
     assert_identities(effects)
     total = np.sum(effects.total_effect**2)
     direct = np.sum(effects.natural_direct_effect * effects.total_effect) / total
     shares = mediation.mediation_shares(
-        mediation.site_mediation(model.forward, params, model.sites, site, x0, x1, eps)
+        mediation.site_mediation(model.bind(params), site, x0, x1, eps)
     )
     mediated = np.sum(shares.noising) / np.sum(shares.denominator)
     np.testing.assert_allclose(mediated + direct, 1, atol=1e-4)
@@ -295,7 +308,7 @@ def test_shares_mediated_and_direct_add_to_one(site, pairs):
 )
 def test_a_cut_mediates_everything(family, site, pairs):
     model, (params, x0, x1, eps) = FAMILIES[family], pairs[family]
-    grams = mediation.site_mediation(model.forward, params, model.sites, site, x0, x1, eps)
+    grams = mediation.site_mediation(model.bind(params), site, x0, x1, eps)
     shares = mediation.mediation_shares(grams)
     assert grams.total.shape == (PAIRS,)
     assert np.all(grams.total > 0)
@@ -306,7 +319,7 @@ def test_a_cut_mediates_everything(family, site, pairs):
 
 def test_identical_inputs_have_no_effect_and_no_nan(pairs):
     model, (params, x0, _, eps) = FAMILIES["mlp"], pairs["mlp"]
-    grams = mediation.unit_mediation(model.forward, params, model.sites, "latent/z", x0, x0, eps)
+    grams = mediation.unit_mediation(model.bind(params), "latent/z", x0, x0, eps)
     for leaf in (*grams, *mediation.mediation_shares(grams)):
         np.testing.assert_array_equal(leaf, 0)
 
@@ -322,9 +335,7 @@ def test_off_axis_is_what_an_indirect_effect_does_beside_the_total_one():
 def test_an_outcome_chooses_what_is_mediated(pairs):
     model, (params, x0, x1, eps) = FAMILIES["mlp"], pairs["mlp"]
     grams = mediation.site_mediation(
-        model.forward,
-        params,
-        model.sites,
+        model.bind(params),
         "decoder/dense0",
         x0,
         x1,

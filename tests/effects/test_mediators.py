@@ -12,6 +12,7 @@ from vaecausal_jax.effects import mediation, mediators
 from vaecausal_jax.effects import mediation_estimates as me
 from vaecausal_jax.effects.decompositions import NaturalEffects
 from vaecausal_jax.inference import false_discovery
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
 
@@ -45,8 +46,7 @@ def test_four_parts_of_an_interacting_mediator_are_those_of_the_formula(scalar_r
     m = 0.7
     x0, x1, eps = scalar_runs
     found = mediation.mediate(
-        interacting,
-        None,
+        BoundModel(interacting, None),
         mediators.unit(SITES, "m"),
         jnp.arange(1),
         x0,
@@ -73,8 +73,7 @@ def test_estimates_of_an_interacting_mediator_hold_the_published_numbers():
     eps = jax.random.normal(jax.random.key(1), (4000, 1))
     zeros, ones = jnp.zeros_like(eps), jnp.ones_like(eps)
     effects = mediation.mediate(
-        interacting,
-        None,
+        BoundModel(interacting, None),
         mediators.unit(SITES, "m"),
         jnp.arange(1),
         zeros,
@@ -133,8 +132,10 @@ def one_by_one(mediator, points, baseline=None):
 
     def one(point, x0, x1, eps):
         bound = functools.partial(mediator, point)
-        found = mediation.natural_effects(skipping, PARAMS, x0, x1, eps, bound)
-        held = mediation.controlled_direct_effect(skipping, PARAMS, x0, x1, eps, bound(baseline))
+        found = mediation.natural_effects(BoundModel(skipping, PARAMS), x0, x1, eps, bound)
+        held = mediation.controlled_direct_effect(
+            BoundModel(skipping, PARAMS), x0, x1, eps, bound(baseline)
+        )
         return found, held
 
     pairs = jax.jit(jax.vmap(one, (None, 0, 0, 0)))
@@ -144,7 +145,7 @@ def one_by_one(mediator, points, baseline=None):
 
 @pytest.fixture(scope="module")
 def baseline():
-    return jax.jit(lambda *run: mediation.mean_activations(skipping, *run))(
+    return jax.jit(lambda p, *run: mediation.mean_activations(BoundModel(skipping, p), *run))(
         PARAMS, RUNS[0], RUNS[2]
     )
 
@@ -152,7 +153,9 @@ def baseline():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_of_mediators_is_swept_as_one_by_one(family, baseline):
     mediator, points = FAMILIES[family]
-    found = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS, baseline=baseline)
+    found = mediation.mediate(
+        BoundModel(skipping, PARAMS), mediator, points, *RUNS, baseline=baseline
+    )
     effects, held = one_by_one(mediator, points, baseline)
     te, pnie, tnie = (
         effects.total_effect,
@@ -173,7 +176,7 @@ def test_a_subspace_that_is_the_whole_site_mediates_as_the_site_does():
     basis = jnp.eye(5)[None]
     groups = jnp.ones((1, 5), bool)
     by_span, by_group = (
-        mediation.mediate(skipping, PARAMS, make(NET, "h"), points, *RUNS)
+        mediation.mediate(BoundModel(skipping, PARAMS), make(NET, "h"), points, *RUNS)
         for make, points in ((mediators.subspace, basis), (mediators.group, groups))
     )
     for a, b in zip(by_span.gram, by_group.gram, strict=True):
@@ -183,7 +186,7 @@ def test_a_subspace_that_is_the_whole_site_mediates_as_the_site_does():
 def test_a_direction_has_no_length():
     short, long = (
         mediation.mediate(
-            skipping, PARAMS, mediators.direction(NET, "h"), scale * DIRECTIONS, *RUNS
+            BoundModel(skipping, PARAMS), mediators.direction(NET, "h"), scale * DIRECTIONS, *RUNS
         ).gram
         for scale in (0.01, 7.0)
     )
@@ -197,18 +200,20 @@ def test_dependent_rows_and_units_out_of_range_are_never_a_silent_nothing():
         (mediators.subspace(NET, "h"), twice),
         (mediators.unit(NET, "h"), jnp.array([5])),
     ):
-        gram = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS).gram
+        gram = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS).gram
         assert np.isnan(gram.total_total).all()
 
 
 def test_identity_residuals_are_rounding_in_both_precisions():
     mediator, points = FAMILIES["groups of several sites"]
-    found = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
     assert 0 < found.residual.max() < 1e-5
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (PARAMS, RUNS))
         sites = list_sites(skipping, wide[0], wide[1][0][0], wide[1][2][0])
-        found = mediation.mediate(skipping, wide[0], mediators.groups(sites), points, *wide[1])
+        found = mediation.mediate(
+            BoundModel(skipping, wide[0]), mediators.groups(sites), points, *wide[1]
+        )
         assert found.residual.dtype == jnp.float64
         assert found.residual.max() < 1e-12
 
@@ -236,7 +241,9 @@ def test_places_of_a_map_of_codes_are_mediators():
     sites = list_sites(forward, None, x0[0], jnp.zeros(4))
     mediator = mediators.position(sites, "codes")
     points = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    found = mediation.mediate(forward, None, mediator, points, x0, x1, jnp.zeros((1, 4)))
+    found = mediation.mediate(
+        BoundModel(forward, None), mediator, points, x0, x1, jnp.zeros((1, 4))
+    )
     np.testing.assert_array_equal(found.gram.total_total[:, 0], [0, 16, 25, 1])
     np.testing.assert_array_equal(found.gram.total[:, 0], [42] * 4)
 
@@ -250,10 +257,14 @@ def summary():
     params = (PARAMS[0], PARAMS[1].at[:, :2].set(0.0), *PARAMS[2:])
     x0, x1 = jax.random.normal(jax.random.key(3), (2, 60, 3))
     eps = 0.3 * jax.random.normal(jax.random.key(4), (60, 5))
-    baseline = mediation.mean_activations(skipping, params, x0, eps)
-    runs = params, mediators.unit(NET, "h"), jnp.arange(5), x0, x1, eps
+    baseline = mediation.mean_activations(BoundModel(skipping, params), x0, eps)
+    runs = mediators.unit(NET, "h"), jnp.arange(5), x0, x1, eps
     return me.summarise_mediation(
-        jax.random.key(5), skipping, *runs, baseline=baseline, num_replicates=300
+        jax.random.key(5),
+        BoundModel(skipping, params),
+        *runs,
+        baseline=baseline,
+        num_replicates=300,
     )
 
 
@@ -296,7 +307,7 @@ def test_units_that_lead_nowhere_mediate_nothing_and_the_others_something(summar
 
 def test_below_the_floor_there_is_nothing_to_take_a_share_of():
     mediator, points = FAMILIES["units"]
-    found = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
     estimates = me.estimate_mediation(
         jax.random.key(0), found, intervention="units", floor=1e6, num_replicates=20, num_flips=99
     )
@@ -307,7 +318,7 @@ def test_below_the_floor_there_is_nothing_to_take_a_share_of():
 
 def test_pairs_of_one_base_image_are_one_observation():
     mediator, points = FAMILIES["units"]
-    found = mediation.mediate(skipping, PARAMS, mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
     copies = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=1), found)
     options = {"intervention": "units", "num_replicates": 200, "num_flips": 255}
     plain = me.estimate_mediation(jax.random.key(0), found, **options)
@@ -336,7 +347,7 @@ def test_interaction_map_is_positive_for_and_negative_for_or(gate, gap):
     sites = list_sites(forward, None, jnp.zeros(2), jnp.zeros(1))
     runs = jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.zeros((4, 1))
     found = me.interaction_map(
-        jax.random.key(0), forward, None, sites, ["s"], *runs, num_replicates=10
+        jax.random.key(0), BoundModel(forward, None, sites), ["s"], *runs, num_replicates=10
     )
     np.testing.assert_array_equal(found["s"].value, [gap, gap])
 
@@ -371,31 +382,37 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
         ),
         (
             lambda: mediation.mediate(
-                skipping, PARAMS, lambda point, run: {}, jnp.arange(2), *RUNS
+                BoundModel(skipping, PARAMS), lambda point, run: {}, jnp.arange(2), *RUNS
             ),
             "returned no intervention",
         ),
         (
             lambda: mediation.mediate(
-                skipping, PARAMS, *FAMILIES["units"], *RUNS, baseline={"g": jnp.ones(4)}
+                BoundModel(skipping, PARAMS), *FAMILIES["units"], *RUNS, baseline={"g": jnp.ones(4)}
             ),
             "unknown site 'h'.*Valid choices: g",
         ),
         (
             lambda: mediation.mediate(
-                skipping, PARAMS, *FAMILIES["units"], *RUNS, effect=mediation.four_way_parts
+                BoundModel(skipping, PARAMS),
+                *FAMILIES["units"],
+                *RUNS,
+                effect=mediation.four_way_parts,
             ),
             "needs a baseline",
         ),
         (
             lambda: me.interaction_map(
-                jax.random.key(0), skipping, PARAMS, NET, ["h", "gg"], *RUNS
+                jax.random.key(0), BoundModel(skipping, PARAMS, NET), ["h", "gg"], *RUNS
             ),
             "unknown site 'gg'",
         ),
         (
             lambda: mediation.mediate(
-                skipping, PARAMS, mediators.group(NET, "h"), jnp.ones((1, 4), bool), *RUNS
+                BoundModel(skipping, PARAMS),
+                mediators.group(NET, "h"),
+                jnp.ones((1, 4), bool),
+                *RUNS,
             ),
             r"units are booleans of shape \(4,\), expected \(5,\)",
         ),

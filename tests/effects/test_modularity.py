@@ -9,6 +9,7 @@ from vaecausal_jax import models
 from vaecausal_jax.effects import modularity as em
 from vaecausal_jax.effects import unit_effects
 from vaecausal_jax.effects.specificity import specificity as indices
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
 KEY = jax.random.key(0)
@@ -113,7 +114,7 @@ def test_changes_are_those_of_patching_one_latent_at_a_time(run):
     params, x, eps, donor = run
     sites = MODEL.sites
     found = em.activation_changes(
-        MODEL.forward, params, sites, "latent/z", "decoder/dense0", x, eps, donor
+        BoundModel(MODEL.forward, params, sites), "latent/z", "decoder/dense0", x, eps, donor
     )
     assert found.shape == (3, 8, 5)
     dense = params["decoder"]["dense0"]
@@ -130,10 +131,10 @@ def test_changes_are_those_of_patching_one_latent_at_a_time(run):
 
 def test_trap_5_the_encoder_of_the_same_pass_is_refused_and_re_encoding_changes(run):
     params, x, eps, donor = run
-    arguments = MODEL.forward, params, MODEL.sites, "latent/z"
+    arguments = MODEL.bind(params), "latent/z"
     with pytest.raises(ValueError, match="'encoder/dense0' is not after 'latent/z'.*re-encode"):
         em.activation_changes(*arguments, "encoder/dense0", x, eps, donor)
-    read = em.reencoded(MODEL.forward, params, "encoder/dense0", jnp.zeros(3))
+    read = em.reencoded(MODEL.bind(params), "encoder/dense0", jnp.zeros(3))
     found = em.activation_changes(*arguments, read, x, eps, donor)
     assert found.shape == (3, 8, 6)
     assert np.abs(found).max(axis=(1, 2)).min() > 0
@@ -154,7 +155,7 @@ def linear_effects(num_pixels, dose, contrast):
     x = jax.random.normal(jax.random.key(1), (6, 1))
     sites = list_sites(forward, None, x[0], jnp.zeros(0))
     return unit_effects.shift_effects(
-        forward, None, sites, "z", x, jnp.zeros((6, 0)), jnp.array([dose])
+        BoundModel(forward, None, sites), "z", x, jnp.zeros((6, 0)), jnp.array([dose])
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax.effects import mediation, mediators, strengths
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
 # Everything here is compared in float64, as the others compute.
@@ -93,7 +94,9 @@ def test_natural_effects_are_those_of_dowhys_nested_counterfactuals_row_by_row(p
     sites = list_sites(forward, params, runs[0][0], runs[2][0])
     mediator = mediators.whole(sites, "m1", "m2")
     points = jnp.array([[True, False], [False, True], [True, True]])
-    ours = mediation.mediate(forward, params, mediator, points, *runs, effect=mediation.natural)
+    ours = mediation.mediate(
+        BoundModel(forward, params), mediator, points, *runs, effect=mediation.natural
+    )
 
     def counterfactual(row, x, **held):
         values = {"x": x} | held
@@ -124,7 +127,7 @@ def effects_of(params, x0, x1, names, num=1):
     def patch(run):
         return vi.combine(*(vi.patch(sites, n, run[n]) for n in names))
 
-    return mediation.natural_effects(forward, params, x[0][0], x[1][0], x[2][0], patch)
+    return mediation.natural_effects(BoundModel(forward, params), x[0][0], x[1][0], x[2][0], patch)
 
 
 def least_squares(data, target, *names):
@@ -185,7 +188,11 @@ def test_effects_of_an_interacting_mediator_are_those_that_statsmodels_simulates
     one = jnp.ones(1)
     sites = list_sites(interacting, None, one, one)
     ours = mediation.natural_effects(
-        interacting, None, 0 * one, one, 0 * one, lambda run: vi.patch(sites, "m", run["m"])
+        BoundModel(interacting, None),
+        0 * one,
+        one,
+        0 * one,
+        lambda run: vi.patch(sites, "m", run["m"]),
     )
     for value, row in (
         (ours.natural_indirect_effect, "ACME (control)"),
@@ -222,7 +229,9 @@ def test_indices_of_salibs_own_samples_are_those_of_salib():
     base, donor = (jnp.asarray(by_kind[:, i]) for i in (0, 4))
     eps = jnp.zeros((2048, 0))
     sites = list_sites(decoder, None, base[0], eps[0])
-    found = strengths.strength_samples(decoder, None, sites, "z", base, eps, donor, doses=())
+    found = strengths.strength_samples(
+        BoundModel(decoder, None, sites), "z", base, eps, donor, doses=()
+    )
     of_both = np.concatenate([y[::5], y[4::5]]).var()
     np.testing.assert_allclose(
         np.asarray(found.squared).mean(1) / 2 / of_both, theirs["ST"], rtol=1e-8

@@ -11,6 +11,7 @@ import pytest
 from vaecausal_jax import models
 from vaecausal_jax.effects import paths
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 
@@ -38,7 +39,7 @@ def chain_equations(params, x, eps, tape):
 chain = structural(chain_equations)
 ZERO, ONE = jnp.zeros(1), jnp.ones(1)
 CHAIN_SITES = list_sites(chain, None, ZERO, ZERO)
-CHAIN = paths.wiring(chain, None, CHAIN_SITES, ZERO, ZERO)
+CHAIN = paths.wiring(BoundModel(chain, None, CHAIN_SITES), ZERO, ZERO)
 
 
 def test_wiring_is_found_from_the_forward_alone():
@@ -62,13 +63,13 @@ def test_wiring_of_a_vae_has_both_heads_as_parents_of_the_latents():
     params = jax.eval_shape(model.init, jax.random.key(0))
     params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), params)
     x, eps = jnp.zeros(model.image_shape), jnp.zeros(model.noise_shape)
-    wires = paths.wiring(model.forward, params, model.sites, x, eps)
+    wires = paths.wiring(model.bind(params), x, eps)
     assert wires.parents["latent/z"] == ("latent/mean", "latent/logvar")
     assert wires.parents["input/image"] == (INPUT,)
     assert wires.parents[OUTCOME] == ("decoder/logits",)
     assert wires.edge_shape(("latent/z", "decoder/dense0")) == (2, 4)
     names = [n for n in model.sites if n not in ("input/image", "decoder/logits")]
-    inner = paths.wiring(model.forward, params, model.sites, x, eps, nodes=names)
+    inner = paths.wiring(model.bind(params), x, eps, nodes=names)
     assert inner.parents["encoder/conv0"] == (INPUT,)
     assert inner.parents[OUTCOME] == ("decoder/dense1",)
 
@@ -84,7 +85,7 @@ def test_wiring_of_a_vae_has_both_heads_as_parents_of_the_latents():
 )
 def test_each_path_of_the_chain_has_the_product_of_its_coefficients(names, expected):
     edges = paths.along_path(CHAIN, *names)
-    effect = paths.path_effect(chain, None, CHAIN, ZERO, ONE, ZERO, edges)
+    effect = paths.path_effect(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, edges)
     np.testing.assert_allclose(effect, [expected], rtol=1e-6)
 
 
@@ -92,7 +93,7 @@ def test_published_numbers_of_the_chain():
     through = paths.along_path(CHAIN, INPUT, "m1", "m2", OUTCOME)
     only = paths.along_path(CHAIN, INPUT, "m1", OUTCOME)
     effects = [
-        float(paths.path_effect(chain, None, CHAIN, ZERO, ONE, ZERO, edges)[0])
+        float(paths.path_effect(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, edges)[0])
         for edges in (through, only, paths.all_edges(CHAIN), paths.no_edges(CHAIN))
     ]
     np.testing.assert_allclose(effects, [0.336, 1.2, 1.386, 0.0], atol=1e-6)
@@ -119,7 +120,9 @@ SKIP_PARAMS = jax.tree.map(jnp.asarray, {k: v.astype(np.float32) for k, v in WEI
 SKIP_X = [jnp.asarray(np.random.default_rng(9 + i).normal(size=3), jnp.float32) for i in range(2)]
 SKIP_EPS = jnp.asarray(np.random.default_rng(20).normal(size=4), jnp.float32)
 SKIP = paths.wiring(
-    skip, SKIP_PARAMS, list_sites(skip, SKIP_PARAMS, SKIP_X[0], SKIP_EPS), SKIP_X[0], SKIP_EPS
+    BoundModel(skip, SKIP_PARAMS, list_sites(skip, SKIP_PARAMS, SKIP_X[0], SKIP_EPS)),
+    SKIP_X[0],
+    SKIP_EPS,
 )
 
 
@@ -156,7 +159,9 @@ def skip_by_hand(x0, x1, eps, edges):
 def test_random_edge_sets_agree_with_a_plain_loop_over_units_and_worlds():
     rng = np.random.default_rng(3)
     effect = jax.jit(
-        lambda edges: paths.path_effect(skip, SKIP_PARAMS, SKIP, *SKIP_X, SKIP_EPS, edges)
+        lambda edges: paths.path_effect(
+            BoundModel(skip, SKIP_PARAMS), SKIP, *SKIP_X, SKIP_EPS, edges
+        )
     )
     for _ in range(20):
         edges = {p: rng.random(SKIP.edge_shape(p)) < 0.5 for p in SKIP.pairs}
@@ -167,7 +172,7 @@ def test_random_edge_sets_agree_with_a_plain_loop_over_units_and_worlds():
 @pytest.mark.parametrize("order", list(itertools.permutations(["a", "b", OUTCOME])))
 def test_sequential_effects_telescope_to_the_total_in_every_order(order):
     effects = paths.sequential_effects(
-        skip, SKIP_PARAMS, SKIP, *SKIP_X, SKIP_EPS, order=list(order)
+        BoundModel(skip, SKIP_PARAMS), SKIP, *SKIP_X, SKIP_EPS, order=list(order)
     )
     total = (
         skip(SKIP_PARAMS, SKIP_X[1], SKIP_EPS, {}).outputs
@@ -178,7 +183,7 @@ def test_sequential_effects_telescope_to_the_total_in_every_order(order):
 
 
 def test_sequential_effects_of_the_chain_switch_the_output_side_first():
-    effects = paths.sequential_effects(chain, None, CHAIN, ZERO, ONE, ZERO)
+    effects = paths.sequential_effects(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO)
     expected = {OUTCOME: C, "m2": A2 * B2, "m1": A1 * (B1 + D * B2)}
     assert list(effects) == list(expected)
     for name, value in expected.items():
@@ -187,25 +192,29 @@ def test_sequential_effects_of_the_chain_switch_the_output_side_first():
 
 
 def test_all_edges_give_the_run_itself_and_none_the_reference():
-    reference = paths.natural_values(skip, SKIP_PARAMS, SKIP, SKIP_X[0], SKIP_EPS)
-    target = paths.natural_values(skip, SKIP_PARAMS, SKIP, SKIP_X[1], SKIP_EPS)
+    reference = paths.natural_values(BoundModel(skip, SKIP_PARAMS), SKIP, SKIP_X[0], SKIP_EPS)
+    target = paths.natural_values(BoundModel(skip, SKIP_PARAMS), SKIP, SKIP_X[1], SKIP_EPS)
     for edges, expected in (
         (paths.all_edges(SKIP), target),
         (paths.no_edges(SKIP), reference),
         ({}, reference),
     ):
-        run = paths.run_edges(skip, SKIP_PARAMS, SKIP, SKIP_X[1], SKIP_EPS, edges, reference)
+        run = paths.run_edges(
+            BoundModel(skip, SKIP_PARAMS), SKIP, SKIP_X[1], SKIP_EPS, edges, reference
+        )
         for name in ("a", "b", OUTCOME):
             np.testing.assert_allclose(run[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_float_edges_at_their_ends_are_the_boolean_ones():
-    reference = paths.natural_values(skip, SKIP_PARAMS, SKIP, SKIP_X[0], SKIP_EPS)
+    reference = paths.natural_values(BoundModel(skip, SKIP_PARAMS), SKIP, SKIP_X[0], SKIP_EPS)
     rng = np.random.default_rng(5)
     edges = {p: rng.random(SKIP.edge_shape(p)) < 0.5 for p in SKIP.pairs}
     shares = {p: m.astype(np.float32) for p, m in edges.items()}
     one, other = (
-        paths.run_edges(skip, SKIP_PARAMS, SKIP, SKIP_X[1], SKIP_EPS, e, reference)[OUTCOME]
+        paths.run_edges(BoundModel(skip, SKIP_PARAMS), SKIP, SKIP_X[1], SKIP_EPS, e, reference)[
+            OUTCOME
+        ]
         for e in (edges, shares)
     )
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -223,12 +232,12 @@ def test_convolutions_read_whole_channels():
     params = model.init(jax.random.key(1))
     x0, x1 = jax.random.uniform(jax.random.key(2), (2, 8, 8, 1))
     eps = jax.random.normal(jax.random.key(3), (2,))
-    wires = paths.wiring(model.forward, params, model.sites, x0, eps)
-    reference = paths.natural_values(model.forward, params, wires, x0, eps)
+    wires = paths.wiring(model.bind(params), x0, eps)
+    reference = paths.natural_values(model.bind(params), wires, x0, eps)
     edges = paths.all_edges(wires)
     # Channel 1 of the second layer alone does not see channel 0 of the first.
     edges["encoder/conv0", "encoder/conv1"] = jnp.ones((3, 2), bool).at[0, 1].set(False)
-    run = jax.jit(lambda e: paths.run_edges(model.forward, params, wires, x1, eps, e, reference))(
+    run = jax.jit(lambda e: paths.run_edges(model.bind(params), wires, x1, eps, e, reference))(
         edges
     )
     plain = model.forward(params, x1, eps, {}).activations
@@ -242,7 +251,7 @@ def test_convolutions_read_whole_channels():
     )
 
 
-REFERENCE = paths.natural_values(chain, None, CHAIN, ZERO, ZERO)
+REFERENCE = paths.natural_values(BoundModel(chain, None), CHAIN, ZERO, ZERO)
 
 
 @pytest.mark.parametrize(
@@ -253,34 +262,44 @@ REFERENCE = paths.natural_values(chain, None, CHAIN, ZERO, ZERO)
         (lambda: paths.along_path(CHAIN, "m2", "m1"), "'m1' does not read 'm2' directly"),
         (
             lambda: paths.run_edges(
-                chain, None, CHAIN, ONE, ZERO, {("m1", "m2"): jnp.ones((2, 1), bool)}, REFERENCE
+                BoundModel(chain, None),
+                CHAIN,
+                ONE,
+                ZERO,
+                {("m1", "m2"): jnp.ones((2, 1), bool)},
+                REFERENCE,
             ),
             r"have shape \(2, 1\), expected",
         ),
         (
             lambda: paths.run_edges(
-                chain, None, CHAIN, ONE, ZERO, {("m1", "m2"): jnp.ones((1, 1), int)}, REFERENCE
+                BoundModel(chain, None),
+                CHAIN,
+                ONE,
+                ZERO,
+                {("m1", "m2"): jnp.ones((1, 1), int)},
+                REFERENCE,
             ),
             "expected bool or floating",
         ),
         (
-            lambda: paths.run_edges(chain, None, CHAIN, ONE, ZERO, {}, {INPUT: ZERO}),
+            lambda: paths.run_edges(BoundModel(chain, None), CHAIN, ONE, ZERO, {}, {INPUT: ZERO}),
             "no value of node 'm1'",
         ),
         (
             lambda: paths.run_edges(
-                chain, None, CHAIN, ONE, ZERO, {}, {**REFERENCE, "m1": jnp.zeros(3)}
+                BoundModel(chain, None), CHAIN, ONE, ZERO, {}, {**REFERENCE, "m1": jnp.zeros(3)}
             ),
             "'m1' has shape",
         ),
         (
             lambda: paths.sequential_effects(
-                chain, None, CHAIN, ZERO, ONE, ZERO, order=["m1", "m2"]
+                BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, order=["m1", "m2"]
             ),
             "each consumer of the input once",
         ),
         (
-            lambda: paths.wiring(chain, None, CHAIN_SITES, ZERO, ZERO, nodes=["m9"]),
+            lambda: paths.wiring(BoundModel(chain, None, CHAIN_SITES), ZERO, ZERO, nodes=["m9"]),
             "unknown site 'm9'",
         ),
     ],

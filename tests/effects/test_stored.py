@@ -35,7 +35,7 @@ def test_every_unit_of_every_site_both_ways(case, tmp_path):
     params, x0, x1, eps = case
     results = run(stored.unit_patching(MODEL, *case), tmp_path)
     assert list(results) == list(MODEL.sites)[:-1]
-    whole = mediation.unit_mediation(MODEL.forward, params, MODEL.sites, HIDDEN, x0, x1, eps)
+    whole = mediation.unit_mediation(MODEL.bind(params), HIDDEN, x0, x1, eps)
     for name, values in whole._asdict().items():
         np.testing.assert_allclose(results[HIDDEN][name], values, rtol=1e-5, atol=1e-6)
     site = MODEL.forward(params, x1[2], eps[2]).activations[HIDDEN]

@@ -7,6 +7,7 @@ import pytest
 
 from vaecausal_jax.effects import codes as code_effects
 from vaecausal_jax.effects import strengths, unit_effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.models.networks import nearest_codes
 
@@ -30,7 +31,9 @@ def prior_samples(forward, params, num_latents, num=NUM, **options):
     base, donor = jax.random.normal(jax.random.key(0), (2, num, num_latents))
     eps = jnp.zeros((num, 0))
     sites = list_sites(forward, params, base[0], eps[0])
-    return strengths.strength_samples(forward, params, sites, "z", base, eps, donor, **options)
+    return strengths.strength_samples(
+        BoundModel(forward, params, sites), "z", base, eps, donor, **options
+    )
 
 
 def assert_within_errors(estimate, expected, num_errors=4):
@@ -198,7 +201,7 @@ def uniform_strengths(forward, num_latents, low, high):
     eps = jnp.zeros((len(base), 0))
     sites = list_sites(forward, None, base[0], eps[0])
     return strengths.effect_strengths(
-        KEY, forward, None, sites, "z", base, eps, donor, doses=(), num_replicates=100
+        KEY, BoundModel(forward, None, sites), "z", base, eps, donor, doses=(), num_replicates=100
     )
 
 
@@ -232,7 +235,7 @@ def test_channels_are_shifted_and_redrawn_whole_and_positions_count_for_support(
     base, donor = jax.random.normal(jax.random.key(2), (2, 50, 2, 2, 3))
     sites = list_sites(forward, None, base[0], jnp.zeros(0))
     found = strengths.strength_samples(
-        forward, None, sites, "z", base, jnp.zeros((50, 0)), donor, doses=(1.0,)
+        BoundModel(forward, None, sites), "z", base, jnp.zeros((50, 0)), donor, doses=(1.0,)
     )
     sd = np.asarray(base).std((0, 1, 2))
     np.testing.assert_allclose(found.unit_sd, sd, rtol=1e-5)
@@ -259,10 +262,12 @@ def test_noise_of_its_own_in_each_arm_adds_the_noise_floor_to_squared_effects():
 
     keys = jax.random.split(jax.random.key(3), 3)
     x, eps, other = (jax.random.normal(key, (NUM, 3)) for key in keys)
-    floor = np.asarray(unit_effects.noise_floor(forward, None, x, eps, other))
+    floor = np.asarray(unit_effects.noise_floor(BoundModel(forward, None), x, eps, other))
     expected = 2 * np.sum(np.asarray(sigma) ** 2 * (WEIGHTS**2).sum(0))
     np.testing.assert_allclose(floor.mean(), expected, atol=4 * floor.std() / np.sqrt(NUM))
-    np.testing.assert_array_equal(unit_effects.noise_floor(forward, None, x, eps, eps), 0)
+    np.testing.assert_array_equal(
+        unit_effects.noise_floor(BoundModel(forward, None), x, eps, eps), 0
+    )
     # A shift of the mean, with the arms' noise shared and not.
     run = jax.vmap(lambda a, e: forward(None, a, e, {}).outputs)
     moved = x + jnp.array([[1.0, 0.0, 0.0]])
@@ -308,7 +313,9 @@ def index(found):
 def test_codes_redrawn_by_position_value_and_map_have_the_total_index_of_theory(codes):
     # T26: positions are independent and alike: half each, one together.
     sites, x, eps, donor, own = codes
-    found = code_effects.code_effects(quantised, BOOK, sites, x, eps, donor, num_codes=3)
+    found = code_effects.code_effects(
+        BoundModel(quantised, BOOK, sites), x, eps, donor, num_codes=3
+    )
     for part, expected in ((found.position, [0.5, 0.5]), (found.whole, [1.0])):
         value, tolerance = index(part)
         assert np.all(np.abs(value - expected) <= tolerance)
@@ -327,7 +334,7 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
     # T26: values lie within 0.2 of their codes; no border is nearer than 0.3.
     sites, x, eps, _, own = codes
     doses = jnp.array([0.0, 0.29, -0.29, 0.6, 10.0])
-    found = code_effects.crossing_rates(quantised, BOOK, sites, x, eps, doses)
+    found = code_effects.crossing_rates(BoundModel(quantised, BOOK, sites), x, eps, doses)
     assert found.crossed.shape == (1, 5, NUM)
     np.testing.assert_array_equal(found.crossed[0, :3], 0)
     np.testing.assert_array_equal(found.squared[0, :3], 0)
@@ -345,52 +352,56 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
     [
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/codes", x, e, jnp.zeros((3, 2), jnp.int32)
+                BoundModel(quantised, BOOK, s), "latent/codes", x, e, jnp.zeros((3, 2), jnp.int32)
             ),
             "has no units; for VQ codes use code_effects",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/pre", x, e, x, doses=(1.0, 0.5)
+                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, doses=(1.0, 0.5)
             ),
             r"positive and increasing, got \[1.0, 0.5\]",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/pre", x, e, x, doses=(0.0, 0.5)
+                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, doses=(0.0, 0.5)
             ),
             "positive and increasing",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/pre", x, e, x[:2]
+                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x[:2]
             ),
             "donor has 2",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/pre", x, e, x, readout=jnp.sum
+                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, readout=jnp.sum
             ),
             r"readout must return \(read-outs,\), got \(\)",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                quantised, BOOK, s, "latent/pre", x, e, x, unit_sd=jnp.ones(2)
+                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, unit_sd=jnp.ones(2)
             ),
             r"unit_sd has shape \(2,\), expected \(1,\)",
         ),
         (
-            lambda s, x, e: strengths.strength_samples(quantised, BOOK, s, "latent/prey", x, e, x),
+            lambda s, x, e: strengths.strength_samples(
+                BoundModel(quantised, BOOK, s), "latent/prey", x, e, x
+            ),
             "unknown site 'latent/prey'.*Did you mean 'latent/pre'",
         ),
         (
             lambda s, x, e: code_effects.code_effects(
-                quantised, BOOK, s, x, e, x, num_codes=3, name="latent/pre"
+                BoundModel(quantised, BOOK, s), x, e, x, num_codes=3, name="latent/pre"
             ),
             "expected integer codes",
         ),
         (
-            lambda s, x, e: code_effects.crossing_rates(quantised, BOOK, s, x, e, jnp.float32(1)),
+            lambda s, x, e: code_effects.crossing_rates(
+                BoundModel(quantised, BOOK, s), x, e, jnp.float32(1)
+            ),
             r"doses has shape \(\)",
         ),
     ],

@@ -12,6 +12,7 @@ from vaecausal_jax.effects.support import (
     support_scores,
     unit_support_scores,
 )
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, list_sites
 
 # Re-encode gaps.
@@ -141,7 +142,7 @@ def illusion(params, x, eps, interventions):
 def run_check(params, basis, x0, x1):
     eps = jnp.zeros((len(x0), 0))
     sites = list_sites(illusion, params, x0[0], eps[0])
-    return check_subspace(illusion, params, sites, "h", basis, x0, x1, eps)
+    return check_subspace(BoundModel(illusion, params, sites), "h", basis, x0, x1, eps)
 
 
 def check(basis, x0, x1, *, weights, rotation=None):
@@ -221,9 +222,7 @@ def test_the_check_runs_at_a_convolution_of_a_network():
     x0, x1 = jax.random.uniform(jax.random.key(1), (2, 5, 8, 8, 1))
     eps = jax.random.normal(jax.random.key(2), (5, 2))
     run = jax.jit(
-        lambda basis: check_subspace(
-            model.forward, params, model.sites, "encoder/conv0", basis, x0, x1, eps
-        )
+        lambda basis: check_subspace(model.bind(params), "encoder/conv0", basis, x0, x1, eps)
     )
     whole = run(jnp.eye(4))
     # All directions together are the whole site.
@@ -234,7 +233,7 @@ def test_the_check_runs_at_a_convolution_of_a_network():
 def dependent(basis):
     params, eps = (jnp.eye(3), DORMANT), jnp.zeros((20, 0))
     sites = list_sites(illusion, params, X0[0], eps[0])
-    return check_subspace(illusion, params, sites, "h", jnp.asarray(basis), X0, X1, eps)
+    return check_subspace(BoundModel(illusion, params, sites), "h", jnp.asarray(basis), X0, X1, eps)
 
 
 @pytest.mark.parametrize(

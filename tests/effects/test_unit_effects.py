@@ -9,6 +9,7 @@ import pytest
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
 from vaecausal_jax.effects import unit_effects as effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.models.networks import nearest_codes
 from vaecausal_jax.sweeps.grid import Block
@@ -33,7 +34,7 @@ def prior_effects(forward, params, num_latents, num=NUM, **options):
     sites = list_sites(forward, params, x[0], eps[0])
     base, donor = jax.random.normal(jax.random.key(0), (2, num, num_latents))
     return effects.resample_effects(
-        forward, params, sites, "z", x, eps, donor, base=base, **options
+        BoundModel(forward, params, sites), "z", x, eps, donor, base=base, **options
     )
 
 
@@ -88,7 +89,7 @@ def test_total_index_of_gates_is_that_of_their_four_states(gate, index):
     base, donor = jnp.asarray(states[:, :2]), jnp.asarray(states[:, 2:])
     eps = jnp.zeros((16, 0))
     sites = list_sites(forward, None, base[0], eps[0])
-    made = effects.resample_effects(forward, None, sites, "z", base, eps, donor)
+    made = effects.resample_effects(BoundModel(forward, None, sites), "z", base, eps, donor)
     numerator, denominator = effects.total_index(made)
     # The spread is unbiased for a random sample; of an enumeration the plain variance is exact.
     value = numerator.sum(1) / (denominator.sum(1) * 15 / 16)
@@ -129,12 +130,12 @@ def test_shifts_within_a_voronoi_cell_have_no_effect_and_codes_have_all_of_it():
     x = BOOK[codes, 0] + jax.random.uniform(keys[2], codes.shape, minval=-0.2, maxval=0.2)
     eps = jnp.zeros((4000, 0))
     sites = list_sites(vq_toy, BOOK, x[0], eps[0])
-    still = effects.shift_effects(vq_toy, BOOK, sites, "pre", x, eps, jnp.array([0.29]))
+    still = effects.shift_effects(BoundModel(vq_toy, BOOK, sites), "pre", x, eps, jnp.array([0.29]))
     np.testing.assert_array_equal(still.squared, 0)
-    moved = effects.shift_effects(vq_toy, BOOK, sites, "pre", x, eps, jnp.array([0.8]))
+    moved = effects.shift_effects(BoundModel(vq_toy, BOOK, sites), "pre", x, eps, jnp.array([0.8]))
     assert moved.squared.mean() > 0
     donor = donors.astype(jnp.int32)
-    resampled = effects.resample_effects(vq_toy, BOOK, sites, "codes", x, eps, donor)
+    resampled = effects.resample_effects(BoundModel(vq_toy, BOOK, sites), "codes", x, eps, donor)
     assert resampled.squared.shape == (1, 4000)
     assert_index(resampled, 1.0)
 
@@ -191,9 +192,7 @@ def loop(run, make):
 def test_shift_effects_equal_the_loop(run, block):
     site, dose = "decoder/dense0", jnp.array([0.5, -1.0, 2.0, 0.0, 3.0])
     params, x, eps = run
-    made = effects.shift_effects(
-        MODEL.forward, params, MODEL.sites, site, x, eps, dose, block=block
-    )
+    made = effects.shift_effects(MODEL.bind(params), site, x, eps, dose, block=block)
     distance, clean = loop(
         run,
         [lambda i, u=u: vi.shift_by(MODEL.sites, site, float(dose[u]), unit=u) for u in range(5)],
@@ -215,7 +214,7 @@ def test_resample_effects_of_natural_and_of_held_values_equal_the_loop(run):
     def patched(i, u):
         return vi.patch(sites, "latent/z", donor[i], unit=u)
 
-    arguments = MODEL.forward, params, sites, "latent/z", x, eps, donor
+    arguments = MODEL.bind(params), "latent/z", x, eps, donor
     natural, _ = loop(run, [lambda i, u=u: patched(i, u) for u in range(3)])
     np.testing.assert_allclose(effects.resample_effects(*arguments).distance, natural, rtol=1e-4)
 
@@ -231,9 +230,7 @@ def test_resample_effects_of_natural_and_of_held_values_equal_the_loop(run):
 def test_an_image_as_its_own_donor_has_no_effect(run):
     params, x, eps = run
     donor = jax.vmap(MODEL.forward, (None, 0, 0))(params, x, eps).activations["latent/z"]
-    made = effects.resample_effects(
-        MODEL.forward, params, MODEL.sites, "latent/z", x, eps, donor, base=donor
-    )
+    made = effects.resample_effects(MODEL.bind(params), "latent/z", x, eps, donor, base=donor)
     np.testing.assert_array_equal(made.squared, 0)
     chex.assert_tree_all_finite(effects.total_index(made))
 
@@ -265,11 +262,11 @@ def test_effective_units_of_equal_shares_is_their_number(convert):
     ("call", "message"),
     [
         (
-            lambda *run: effects.shift_effects(*run[:5], *run[5:], jnp.ones(4)),
+            lambda *run: effects.shift_effects(*run[:4], jnp.ones(4)),
             r"dose has shape \(4,\), expected one per unit of 'latent/z': \(3,\)",
         ),
         (
-            lambda *run: effects.shift_effects(*run[:5], *run[5:], 1.0),
+            lambda *run: effects.shift_effects(*run[:4], 1.0),
             r"dose has shape \(\)",
         ),
         (
@@ -282,7 +279,7 @@ def test_effective_units_of_equal_shares_is_their_number(convert):
         ),
         (
             lambda *run: effects.resample_effects(
-                *run[:3], "latent/zz", *run[4:], jnp.ones((4, 3))
+                *run[:1], "latent/zz", *run[2:], jnp.ones((4, 3))
             ),
             "unknown site 'latent/zz'.*Did you mean 'latent/z'",
         ),

@@ -17,6 +17,7 @@ from vaecausal_jax.factors.factor_effects import (
     write_tensor,
 )
 from vaecausal_jax.factors.readouts import FactorPairs
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
 FACTORS, UNITS = 3, 5
@@ -46,7 +47,7 @@ def vector_pairs(num, seed=0, noise=UNITS):
 
 def test_mediation_in_a_linear_network_is_the_product_of_its_slopes():
     pairs = vector_pairs(7)
-    found = jax.jit(lambda p: mediation_tensor(linear, PARAMS, SITES, "h", p))(pairs)
+    found = jax.jit(lambda p: mediation_tensor(BoundModel(linear, PARAMS, SITES), "h", p))(pairs)
     # M[u, k, l] = (dh_u / dg_k) dg_k (dr_l / dh_u).
     expected = np.einsum("ku,kp,lu->uklp", A, pairs.change, B)
     assert found.shape == (UNITS, FACTORS, FACTORS, 7)
@@ -55,7 +56,7 @@ def test_mediation_in_a_linear_network_is_the_product_of_its_slopes():
 
 def test_reading_in_a_linear_network_is_the_slope_over_the_spread_of_the_unit():
     pairs = vector_pairs(9)
-    found = read_tensor(linear, PARAMS, SITES, "h", pairs)
+    found = read_tensor(BoundModel(linear, PARAMS, SITES), "h", pairs)
     x, eps = np.concatenate([pairs.x0, pairs.x1]), np.concatenate([pairs.eps, pairs.eps])
     sd = (x @ A + eps).reshape(-1, UNITS).std(0)
     expected = np.abs(A.T)[:, :, None] * np.asarray(pairs.change)[None] / sd[:, None, None]
@@ -65,21 +66,21 @@ def test_reading_in_a_linear_network_is_the_slope_over_the_spread_of_the_unit():
 def test_writing_in_a_linear_network_is_the_slope_times_the_spread_of_the_unit():
     rng = np.random.default_rng(3)
     x, eps = (jnp.asarray(rng.normal(size=(11, n)), jnp.float32) for n in (FACTORS, UNITS))
-    found = write_tensor(linear, PARAMS, SITES, "h", x, eps)
+    found = write_tensor(BoundModel(linear, PARAMS, SITES), "h", x, eps)
     sd = (x @ PARAMS[0] + eps).std(0)
     expected = np.broadcast_to((B * np.asarray(sd)[None]).T[..., None], found.shape)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    twice = write_tensor(linear, PARAMS, SITES, "h", x, eps, dose=2 * sd)
+    twice = write_tensor(BoundModel(linear, PARAMS, SITES), "h", x, eps, dose=2 * sd)
     np.testing.assert_allclose(twice, 2 * expected, atol=1e-4)
 
 
 def test_a_dead_unit_reads_and_mediates_nothing_and_a_last_layer_writes_itself():
     params = PARAMS[0].at[:, 1].set(0.0), PARAMS[1]
     pairs = vector_pairs(6)._replace(eps=jnp.zeros((FACTORS, 6, UNITS)))
-    assert np.all(read_tensor(linear, params, SITES, "h", pairs)[1] == 0)
-    assert np.all(mediation_tensor(linear, params, SITES, "h", pairs)[1] == 0)
+    assert np.all(read_tensor(BoundModel(linear, params, SITES), "h", pairs)[1] == 0)
+    assert np.all(mediation_tensor(BoundModel(linear, params, SITES), "h", pairs)[1] == 0)
     x, eps = jax.random.normal(jax.random.key(0), (4, FACTORS)), jnp.zeros((4, UNITS))
-    own = write_tensor(linear, params, SITES, "r", x, eps, dose=jnp.ones(FACTORS))
+    own = write_tensor(BoundModel(linear, params, SITES), "r", x, eps, dose=jnp.ones(FACTORS))
     expected = np.broadcast_to(np.eye(FACTORS)[..., None], own.shape)
     np.testing.assert_allclose(own, expected, atol=1e-5)
 
@@ -120,7 +121,7 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
 
     def mediation(p):
         return mediation_tensor(
-            model.forward, params, sites, name, p, outcome=halves, change=curved
+            BoundModel(model.forward, params, sites), name, p, outcome=halves, change=curved
         )
 
     found = jax.jit(mediation)(pairs)
@@ -140,7 +141,7 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
                 )
                 expected = curved(halves(lost), halves(target))
                 np.testing.assert_allclose(found[u, k, :, i], expected, atol=1e-4)
-    read = read_tensor(model.forward, params, sites, name, pairs)
+    read = read_tensor(BoundModel(model.forward, params, sites), name, pairs)
     for u in range(site.num_units):
         of_unit = values[..., u].reshape(2, 2, 3, -1)
         moved = np.abs(of_unit[1] - of_unit[0]).mean(-1)
@@ -155,12 +156,12 @@ def test_positions_of_codes_mediate_but_are_not_read_or_written():
     x = jax.random.uniform(jax.random.key(1), (2, 2, 3, 8, 8, 1))
     pairs = FactorPairs(x[0], x[1], jnp.zeros((2, 3, 0)), jnp.ones((2, 3)))
     name = "latent/codes"
-    found = mediation_tensor(model.forward, params, model.sites, name, pairs, outcome=halves)
+    found = mediation_tensor(model.bind(params), name, pairs, outcome=halves)
     assert found.shape == (model.sites[name].num_positions, 2, 2, 3)
     with pytest.raises(ValueError, match="without units"):
-        read_tensor(model.forward, params, model.sites, name, pairs)
+        read_tensor(model.bind(params), name, pairs)
     with pytest.raises(ValueError, match="without units"):
-        write_tensor(model.forward, params, model.sites, name, x[0, 0], jnp.zeros((3, 0)))
+        write_tensor(model.bind(params), name, x[0, 0], jnp.zeros((3, 0)))
 
 
 def test_discoveries_are_controlled_over_all_sites_together():
@@ -216,12 +217,16 @@ BAD = [
         "q must lie",
     ),
     (
-        lambda: mediation_tensor(linear, PARAMS, SITES, "hh", vector_pairs(2)),
+        lambda: mediation_tensor(BoundModel(linear, PARAMS, SITES), "hh", vector_pairs(2)),
         "Did you mean 'h'",
     ),
     (
         lambda: write_tensor(
-            linear, PARAMS, SITES, "h", jnp.ones((2, 3)), jnp.ones((2, 5)), dose=jnp.ones(2)
+            BoundModel(linear, PARAMS, SITES),
+            "h",
+            jnp.ones((2, 3)),
+            jnp.ones((2, 5)),
+            dose=jnp.ones(2),
         ),
         r"dose has shape \(2,\), expected \(5,\)",
     ),

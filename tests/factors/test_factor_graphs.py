@@ -18,6 +18,7 @@ from vaecausal_jax.factors.factor_graphs import (
     swap_effects,
 )
 from vaecausal_jax.factors.readouts import FactorPairs
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 
@@ -51,7 +52,11 @@ def recovered(model, num=12, **change):
     sites = list_sites(forward, None, pairs.x0[0, 0], pairs.eps[0, 0])
     size = len(model.names)
     return swap_effects(
-        forward, None, mediators.group(sites, "own"), jnp.eye(size, dtype=bool), pairs, **change
+        BoundModel(forward, None),
+        mediators.group(sites, "own"),
+        jnp.eye(size, dtype=bool),
+        pairs,
+        **change,
     )
 
 
@@ -220,5 +225,8 @@ def test_every_factor_needs_a_representation():
     sites = list_sites(forward, None, pairs.x0[0, 0], pairs.eps[0, 0])
     with pytest.raises(ValueError, match="leading axis of 3 factors"):
         swap_effects(
-            forward, None, mediators.group(sites, "own"), jnp.eye(3, dtype=bool)[:2], pairs
+            BoundModel(forward, None),
+            mediators.group(sites, "own"),
+            jnp.eye(3, dtype=bool)[:2],
+            pairs,
         )

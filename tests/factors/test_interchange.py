@@ -20,6 +20,7 @@ from vaecausal_jax.factors.interchange import (
     shuffle_labels,
 )
 from vaecausal_jax.factors.readouts import Ordered, Readout
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 SIZE = 4
@@ -59,8 +60,7 @@ def test_a_direction_at_an_angle_to_the_true_one_agrees_by_the_square_of_its_cos
     source = jnp.concatenate([jnp.eye(SIZE), -jnp.eye(SIZE)])
     direction = np.cos(theta) * ROTATION[1] + np.sin(theta) * ROTATION[2]
     swapped = interchange(
-        rotated,
-        ROTATION,
+        BoundModel(rotated, ROTATION),
         mediators.subspace(SITES, "h"),
         direction[None, None],
         swaps(base, source, 1),
@@ -77,7 +77,9 @@ def test_a_direction_at_an_angle_to_the_true_one_agrees_by_the_square_of_its_cos
 def test_interchanges_equal_a_loop_and_perfect_and_null_parts_score_one_and_zero():
     inputs = random_swaps(9, 0)
     bases = jnp.stack([ROTATION[1], ROTATION[2], jax.random.normal(jax.random.key(1), (SIZE,))])
-    found = interchange(rotated, ROTATION, mediators.subspace(SITES, "h"), bases[:, None], inputs)
+    found = interchange(
+        BoundModel(rotated, ROTATION), mediators.subspace(SITES, "h"), bases[:, None], inputs
+    )
     for i in range(9):
         base, source, wanted = (np.asarray(a[i]) for a in inputs[:3])
         for j, direction in enumerate(np.asarray(bases)):
@@ -105,7 +107,7 @@ def test_the_search_finds_a_rotated_factor_and_its_baselines_do_not():
     # An untrained network does not hold the factors in orthogonal directions at all.
     untrained = jax.random.normal(jax.random.key(5), (SIZE, SIZE))
     report = interchange_report(
-        jax.random.key(0), rotated, ROTATION, untrained, rotated_search(), train, test
+        jax.random.key(0), BoundModel(rotated, ROTATION), untrained, rotated_search(), train, test
     )
     assert report.iia.value > 0.99
     assert abs(np.dot(report.point[0], ROTATION[1])) > 0.99
@@ -185,8 +187,7 @@ def test_training_and_test_share_no_factor_combination(grid):
 def agreement(grid, members, params):
     return interchange_report(
         jax.random.key(0),
-        painted,
-        jnp.asarray(params),
+        BoundModel(painted, jnp.asarray(params)),
         jax.random.normal(jax.random.key(1), (4, 4)),
         aligned_group(GRID_SITES, "h", np.asarray(members)),
         *grid,
@@ -253,14 +254,14 @@ CODES = list_sites(
         ),
         (
             lambda: interchange_report(
-                jax.random.key(0), painted, None, None, rotated_search(), None, None,
+                jax.random.key(0), BoundModel(painted, None), None, rotated_search(), None, None,
                 readout=READOUT,
             ),
             "give factor_name",
         ),
         (
             lambda: interchange_report(
-                jax.random.key(0), painted, None, None, rotated_search(), None, None,
+                jax.random.key(0), BoundModel(painted, None), None, rotated_search(), None, None,
                 readout=READOUT, factor_name="z",
             ),
             "unknown factor 'z'",

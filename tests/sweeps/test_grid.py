@@ -10,6 +10,7 @@ import pytest
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.sweeps.grid import Block, Skip, choose_block, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
@@ -218,7 +219,7 @@ def test_patch_units_equals_patching_each_unit_in_each_run_also_past_a_skip(site
     clean = jax.vmap(lambda x, eps: skipping(params, x, eps, {}).outputs)(x, eps)
     rows = Rows(x, eps, jnp.stack(natural), donor, clean)
     swept = patch_units(
-        skipping, params, sites, site, rows, lambda y, row: 2 * y - row.x, block=block
+        BoundModel(skipping, params, sites), site, rows, lambda y, row: 2 * y - row.x, block=block
     )
     for part in range(3):
         where = {"position" if site == "codes" else "unit": part}
@@ -266,7 +267,7 @@ def test_units_may_be_chosen_and_must_exist(params, contexts, through):
     def swept(units):
         def over_rows(rows):
             return patch_units(
-                MODEL.forward, params, MODEL.sites, SITE, rows,
+                MODEL.bind(params), SITE, rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2), units=units,
             )  # fmt: skip
 

@@ -295,9 +295,7 @@ def _node_patches(runs: _Runs, block: Block | None) -> Samples:
         )
         found[name] = np.asarray(
             patch_units(
-                task.forward,
-                task.params,
-                task.sites,
+                task.net,
                 name,
                 rows,
                 change,

@@ -27,6 +27,7 @@ from vaecausal_jax.effects.paths import OUTCOME, Values, Wiring
 from vaecausal_jax.effects.shapley import inner_product
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Affine, Replace
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sweeps.grid import Block, sweep
@@ -68,6 +69,11 @@ class Task(NamedTuple):
     eps: Array
     outcome: Outcome
     metric: Metric
+
+    @property
+    def net(self) -> BoundModel:
+        """The network with its parameters."""
+        return BoundModel(self.forward, self.params, self.sites)
 
     @property
     def node_sites(self) -> list[str]:
@@ -116,7 +122,9 @@ def make_task(
         ValueError: Unknown sites, or pairs that differ in number or shape.
     """
     check_pairs(x0, x1, eps)
-    wires = paths.wiring(forward, params, sites, x1[0], eps[0], nodes=nodes, outcome=outcome)
+    wires = paths.wiring(
+        BoundModel(forward, params, sites), x1[0], eps[0], nodes=nodes, outcome=outcome
+    )
     return Task(forward, params, sites, wires, x0, x1, eps, outcome, metric)
 
 
@@ -135,9 +143,7 @@ def task_values(task: Task, x: Array) -> dict[str, Array]:
     """Every node's natural values at some inputs, (pairs, ...) each."""
 
     def run(x, eps):
-        return paths.natural_values(
-            task.forward, task.params, task.wires, x, eps, outcome=task.outcome
-        )
+        return paths.natural_values(task.net, task.wires, x, eps, outcome=task.outcome)
 
     return jax.jit(jax.vmap(run))(x, task.eps)
 
@@ -166,7 +172,7 @@ def ablation_references(key: Array, task: Task) -> dict[str, dict[str, Array]]:
         "resample": jax.tree.map(lambda a: jnp.roll(a, shift, axis=0), clean),
     }
     if all(jnp.issubdtype(a.dtype, jnp.floating) for a in clean.values()):
-        means = mean_activations(task.forward, task.params, task.x1, task.eps)
+        means = mean_activations(task.net, task.x1, task.eps)
         means = {n: means.get(n, value.mean(0)) for n, value in clean.items()}
         references["mean"] = jax.tree.map(
             lambda mean, a: jnp.broadcast_to(mean[None], a.shape), means, clean
@@ -191,7 +197,7 @@ def run_circuit(task: Task, circuit: Masks, x: Array, eps: Array, reference: Val
     check_circuit(task, circuit)
     if is_edge_circuit(circuit):
         run = paths.run_edges(
-            task.forward, task.params, task.wires, x, eps, circuit, reference, outcome=task.outcome
+            task.net, task.wires, x, eps, circuit, reference, outcome=task.outcome
         )
         return run[OUTCOME]
     held = {

@@ -24,7 +24,8 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
-from vaecausal_jax.interventions.sites import Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Site, Sites, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, sweep
 from vaecausal_jax.sweeps.patching import Rows
 
@@ -85,9 +86,7 @@ class Agreement(NamedTuple):
 
 
 def attribution_patching(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     metric: Metric,
@@ -103,9 +102,7 @@ def attribution_patching(
     Conmy 2023, "Attribution Patching Outperforms Automated Circuit Discovery" (arXiv:2310.10348).
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site; a convolution's unit is a whole channel.
         rows: The runs, as for ``patch_units``.
         metric: Scalar of a run's outcome and its row, such as the inner product of the change with
@@ -123,9 +120,7 @@ def attribution_patching(
     """
     at_the_start = Quadrature(np.zeros(1), np.ones(1))
     return integrated_gradients_activations(
-        forward,
-        params,
-        sites,
+        net,
         name,
         rows,
         metric,
@@ -137,9 +132,7 @@ def attribution_patching(
 
 
 def hessian_corrected(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     metric: Metric,
@@ -156,7 +149,7 @@ def hessian_corrected(
 
     Arguments and errors are those of ``attribution_patching``.
     """
-    site, gradient = _site_gradient(forward, params, sites, name, rows, metric, outcome)
+    site, gradient = _site_gradient(net, name, rows, metric, outcome)
 
     def terms(unit, row):
         change = _unit_change(name, site, row, unit)
@@ -182,9 +175,7 @@ def gauss_legendre(num_nodes: int) -> Quadrature:
 
 
 def integrated_gradients(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     metric: Metric,
@@ -204,7 +195,7 @@ def integrated_gradients(
     Arguments and errors are those of ``attribution_patching``; ``rule`` as from
     ``gauss_legendre``.
     """
-    site, gradient = _site_gradient(forward, params, sites, name, rows, metric, outcome)
+    site, gradient = _site_gradient(net, name, rows, metric, outcome)
     nodes, weights = _check_rule(rule, site)
 
     def slope(point, row):
@@ -219,9 +210,7 @@ def integrated_gradients(
 
 
 def integrated_gradients_activations(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     metric: Metric,
@@ -241,7 +230,7 @@ def integrated_gradients_activations(
     Arguments and errors are those of ``attribution_patching``; ``rule`` as from
     ``gauss_legendre``.
     """
-    site, gradient = _site_gradient(forward, params, sites, name, rows, metric, outcome)
+    site, gradient = _site_gradient(net, name, rows, metric, outcome)
     nodes, weights = _check_rule(rule, site)
 
     def shares(t, row):
@@ -253,9 +242,7 @@ def integrated_gradients_activations(
 
 
 def integrated_gradients_inputs(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     donor_x: Array,
@@ -275,14 +262,14 @@ def integrated_gradients_inputs(
     Arguments and errors are those of ``attribution_patching``; ``donor_x`` are the inputs of the
     donors, of the shape of ``rows.x``; ``rule`` as from ``gauss_legendre``.
     """
-    site = _check_site(sites, name, rows)
+    site = _check_site(net.sites, name, rows)
     if jnp.shape(donor_x) != jnp.shape(rows.x):
         raise ValueError(
             f"donor_x has shape {jnp.shape(donor_x)}, expected that of rows.x, "
             f"{jnp.shape(rows.x)}: the input of each run's donor."
         )
     nodes, weights = _check_rule(rule, site)
-    score = _score(forward, params, metric, outcome)
+    score = _score(net, metric, outcome)
 
     def shares(t, run):
         row, end = run
@@ -290,7 +277,7 @@ def integrated_gradients_inputs(
 
         # The gradient in a zero shift is that in the site, whatever its value in this run.
         def shifted(amount):
-            return score(x, shift_by(sites, name, amount), row)
+            return score(x, shift_by(net.sites, name, amount), row)
 
         gradient = jax.grad(shifted)(jnp.zeros_like(row.natural))
         return _per_unit(site, gradient * (row.donor - row.natural))
@@ -386,12 +373,12 @@ def surrogate_agreement(
 
 
 def _score(
-    forward: Forward, params: Any, metric: Metric, outcome: Outcome
+    net: BoundModel, metric: Metric, outcome: Outcome
 ) -> Callable[[Array, Interventions, Rows], Array]:
     """The metric of one run, whose input may differ from its row's, under interventions."""
 
     def score(x, interventions, row):
-        value = metric(measure(outcome, forward(params, x, row.eps, interventions)), row)
+        value = metric(measure(outcome, net(x, row.eps, interventions)), row)
         if jnp.shape(value) != ():
             raise ValueError(
                 f"metric must return one number per run, got shape {jnp.shape(value)}; sum over "
@@ -403,20 +390,18 @@ def _score(
 
 
 def _site_gradient(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     metric: Metric,
     outcome: Outcome,
 ) -> tuple[Site, Callable[[Array, Rows], Array]]:
     """The checked site, and the gradient of one run's metric in the site's value."""
-    site = _check_site(sites, name, rows)
-    score = _score(forward, params, metric, outcome)
+    site = _check_site(net.sites, name, rows)
+    score = _score(net, metric, outcome)
 
     def at(value, row):
-        return score(row.x, set_to(sites, name, value), row)
+        return score(row.x, set_to(net.sites, name, value), row)
 
     return site, jax.grad(at)
 

@@ -6,7 +6,7 @@ codes themselves are redrawn: at one position, of one value wherever it occurs, 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, resample_effects
 from vaecausal_jax.interventions import set_to
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, sweep
 
 
@@ -48,9 +49,7 @@ class CrossingRates(NamedTuple):
 
 
 def code_effects(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     x: Array,
     eps: Array,
     donor: Array,
@@ -67,9 +66,7 @@ def code_effects(
     ``effects.total_index`` of each field is the aggregated total index of its kind.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...), empty for a model without.
         donor: Codes to take, (images, *site shape): other images' maps, or draws from the codes'
@@ -84,17 +81,15 @@ def code_effects(
     Raises:
         ValueError: A site that holds no codes, or values that do not fit it.
     """
-    _check_codes(sites, name)
+    _check_codes(net.sites, name)
     options = {"outcome": outcome, "block": block, "mesh": mesh}
-    position = resample_effects(forward, params, sites, name, x, eps, donor, base=base, **options)
+    position = resample_effects(net, name, x, eps, donor, base=base, **options)
     measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
+    natural, y = clean_runs(net, name, x, eps, base, measured)
 
     def squared(codes, row):
         x, eps, y = row
-        return jnp.sum(
-            (measure(outcome, forward(params, x, eps, set_to(sites, name, codes))) - y) ** 2
-        )
+        return jnp.sum((measure(outcome, net(x, eps, set_to(net.sites, name, codes))) - y) ** 2)
 
     def of_code(code, row):
         x, eps, natural, donor, y = row
@@ -118,9 +113,7 @@ def code_effects(
 
 
 def crossing_rates(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     x: Array,
     eps: Array,
     doses: Array,
@@ -134,9 +127,7 @@ def crossing_rates(
     """How many codes change when one channel is shifted before quantisation, by size of the shift.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
         doses: (doses,), in the scale of the site ``pre``; of either sign.
@@ -149,16 +140,14 @@ def crossing_rates(
     Raises:
         ValueError: Unknown sites, or doses that are not a vector.
     """
-    _check_codes(sites, codes)
+    _check_codes(net.sites, codes)
     if jnp.ndim(doses) != 1 or jnp.size(doses) == 0:
         raise ValueError(f"doses has shape {jnp.shape(doses)}, expected (doses,), one or more.")
-    site = sites[pre]
+    site = net.sites[pre]
     if site.unit_axis is None:
         raise ValueError(f"site {pre!r} {site.shape} has no units to shift.")
     natural, (clean, y) = clean_runs(
-        forward,
-        params,
-        sites,
+        net,
         pre,
         x,
         eps,
@@ -171,7 +160,7 @@ def crossing_rates(
         x, eps, natural, clean, y = row
         selected = site.spread(jnp.arange(site.num_units) == unit)
         moved = jnp.where(selected, natural + dose, natural)
-        trace = forward(params, x, eps, set_to(sites, pre, moved))
+        trace = net(x, eps, set_to(net.sites, pre, moved))
         changed = trace.activations[codes] != clean
         squared = jnp.sum((measure(outcome, trace) - y) ** 2)
         return CrossingRates(jnp.mean(changed.astype(squared.dtype)), squared)

@@ -44,7 +44,8 @@ from vaecausal_jax.effects.decompositions import (
 from vaecausal_jax.effects.mediators import Mediator
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Interventions, patch
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, measure, outputs
 from vaecausal_jax.rows import check_pairs, check_rows
 from vaecausal_jax.sweeps.grid import Block, Skip, sweep
 from vaecausal_jax.sweeps.patching import Rows, unit_patch, unit_starts
@@ -76,8 +77,7 @@ __all__ = [
 
 
 def natural_effects(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     x0: Array,
     x1: Array,
     eps: Array,
@@ -88,8 +88,7 @@ def natural_effects(
     """Total, natural direct and natural indirect effects of changing x0 into x1, for one pair.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         x0: Reference input.
         x1: Target input.
         eps: Noise, shared by all four runs.
@@ -100,12 +99,11 @@ def natural_effects(
     Returns:
         The effects, each of the outcome's shape. Batch with ``jax.vmap``.
     """
-    return natural(_runs(forward, params, x0, x1, eps, mediator, outcome))
+    return natural(_runs(net, x0, x1, eps, mediator, outcome))
 
 
 def controlled_direct_effect(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     x0: Array,
     x1: Array,
     eps: Array,
@@ -114,13 +112,12 @@ def controlled_direct_effect(
     outcome: Outcome = outputs,
 ) -> Array:
     """Y(x1, m) - Y(x0, m) with the mediator held at a fixed value m: what ablation measures."""
-    target = measure(outcome, forward(params, x1, eps, baseline))
-    return target - measure(outcome, forward(params, x0, eps, baseline))
+    target = measure(outcome, net(x1, eps, baseline))
+    return target - measure(outcome, net(x0, eps, baseline))
 
 
 def mediate(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     mediator: Mediator,
     points: Any,
     x0: Array,
@@ -140,8 +137,7 @@ def mediate(
     serve all points. For single units ``unit_mediation`` does less work still.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         mediator: ``mediator(point, activations) -> interventions``, e.g. ``mediators.group(sites,
             name)``, ``.direction``, ``.groups`` (several sites), ``.unit``.
         points: What it is swept over: a pytree with a leading axis of mediators.
@@ -169,22 +165,21 @@ def mediate(
     def run(point, pair):
         x0, x1, eps = pair
         bound = functools.partial(mediator, point)
-        return effect(_runs(forward, params, x0, x1, eps, bound, outcome, baseline))
+        return effect(_runs(net, x0, x1, eps, bound, outcome, baseline))
 
     return sweep(run, points, (x0, x1, eps), reduction=reduction, block=block, mesh=mesh)
 
 
-def mean_activations(forward: Forward, params: Any, x: Array, eps: Array) -> dict[str, Array]:
+def mean_activations(net: BoundModel, x: Array, eps: Array) -> dict[str, Array]:
     """Mean over images of every floating site: the baseline of mean ablation.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
     """
     check_rows(x=x, eps=eps)
-    values = jax.vmap(lambda *run: forward(params, *run, {}).activations)(x, eps)
+    values = jax.vmap(lambda *run: net(*run, {}).activations)(x, eps)
     return {
         name: value.mean(0)
         for name, value in values.items()
@@ -193,9 +188,7 @@ def mean_activations(forward: Forward, params: Any, x: Array, eps: Array) -> dic
 
 
 def unit_mediation(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x0: Array,
     x1: Array,
@@ -212,9 +205,7 @@ def unit_mediation(
     unit is a whole channel.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site to sweep.
         x0: Reference inputs, (pairs, ...).
         x1: Target inputs, (pairs, ...).
@@ -227,10 +218,8 @@ def unit_mediation(
     Returns:
         Gram with leaves of shape (units, pairs).
     """
-    pairs = pair_rows(forward, params, name, x0, x1, eps, outcome)
-    arm, skip = unit_patch(
-        forward, params, name, sites[name], lambda patched, row: patched, outcome
-    )
+    pairs = pair_rows(net, name, x0, x1, eps, outcome)
+    arm, skip = unit_patch(net, name, net.sites[name], lambda patched, row: patched, outcome)
 
     def both_arms(start, pair):
         y01, y10 = jax.vmap(arm, (None, 0))(start, pair)
@@ -245,7 +234,7 @@ def unit_mediation(
 
     return sweep(
         both_arms,
-        unit_starts(name, sites[name], units),
+        unit_starts(name, net.sites[name], units),
         pairs,
         skip=Skip(changes, unchanged),
         block=block,
@@ -254,9 +243,7 @@ def unit_mediation(
 
 
 def site_mediation(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x0: Array,
     x1: Array,
@@ -268,10 +255,10 @@ def site_mediation(
 
     In a network without skip connections a site is a cut, and the indirect effect is the total one.
     """
-    rows = pair_rows(forward, params, name, x0, x1, eps, outcome)
+    rows = pair_rows(net, name, x0, x1, eps, outcome)
 
     def patched(x, noise, donor):
-        return measure(outcome, forward(params, x, noise, patch(sites, name, donor)))
+        return measure(outcome, net(x, noise, patch(net.sites, name, donor)))
 
     denoised, noised = _arms(jax.vmap(jax.vmap(patched))(rows.x, rows.eps, rows.donor))
     return jax.vmap(gram)(*_arms(rows.clean), denoised, noised)
@@ -282,7 +269,7 @@ def _arms(values: Array) -> tuple[Array, Array]:
 
 
 def pair_rows(
-    forward: Forward, params: Any, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
+    net: BoundModel, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
 ) -> Rows:
     """Both runs of each pair, each with the other as donor: leading axes (pairs, 2).
 
@@ -293,7 +280,7 @@ def pair_rows(
     x, noise = jnp.stack([x0, x1], axis=1), jnp.stack([eps, eps], axis=1)
 
     def clean(image, noise):
-        trace = forward(params, image, noise, {})
+        trace = net(image, noise, {})
         if name not in trace.activations:
             raise ValueError(unknown_choice("site", name, trace.activations))
         return trace.activations[name], measure(outcome, trace)
@@ -303,22 +290,22 @@ def pair_rows(
 
 
 def paired_rows(
-    forward: Forward, params: Any, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
+    net: BoundModel, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
 ) -> Rows:
     """The runs of ``pair_rows`` on one axis: all references, then all targets."""
-    pairs = pair_rows(forward, params, name, x0, x1, eps, outcome)
+    pairs = pair_rows(net, name, x0, x1, eps, outcome)
     return jax.tree.map(lambda leaf: jnp.concatenate(_arms(leaf)), pairs)
 
 
-def _runs(forward, params, x0, x1, eps, mediator, outcome, baseline=None) -> Outcomes:
-    reference = forward(params, x0, eps, {})
-    target = forward(params, x1, eps, {})
+def _runs(net: BoundModel, x0, x1, eps, mediator, outcome, baseline=None) -> Outcomes:
+    reference = net(x0, eps, {})
+    target = net(x1, eps, {})
 
     def forced(x, run):
         interventions = mediator(run)
         if not interventions:
             raise ValueError("the mediator returned no intervention: nothing would be mediated.")
-        return measure(outcome, forward(params, x, eps, interventions))
+        return measure(outcome, net(x, eps, interventions))
 
     return Outcomes(
         measure(outcome, reference),

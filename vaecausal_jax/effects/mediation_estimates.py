@@ -26,7 +26,8 @@ from vaecausal_jax.inference import (
     sign_flip_test,
     sum_clusters,
 )
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, outputs
 from vaecausal_jax.sweeps.grid import Block
 
 
@@ -82,8 +83,7 @@ class DepthProfile(NamedTuple):
 
 def summarise_mediation(
     key: Array,
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     mediator: Mediator,
     points: Any,
     x0: Array,
@@ -101,8 +101,7 @@ def summarise_mediation(
 
     def run(points, x0, x1, eps):
         return mediate(
-            forward,
-            params,
+            net,
             mediator,
             points,
             x0,
@@ -217,9 +216,7 @@ def estimate_natural_effects(
 
 def interaction_map(
     key: Array,
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     names: Sequence[str],
     x0: Array,
     x1: Array,
@@ -237,9 +234,7 @@ def interaction_map(
 
     Args:
         key: Typed PRNG key.
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         names: Which sites.
         x0: Reference inputs, (pairs, ...).
         x1: Target inputs, (pairs, ...).
@@ -253,10 +248,10 @@ def interaction_map(
         Site to estimates (units,), as shares of the total effect.
     """
     for name in names:
-        sites[name]  # An unknown one is a ValueError, before any is swept.
+        net.sites[name]  # An unknown one is a ValueError, before any is swept.
     found = {}
     for name in names:
-        grams = unit_mediation(forward, params, sites, name, x0, x1, eps, outcome=outcome)
+        grams = unit_mediation(net, name, x0, x1, eps, outcome=outcome)
         shares = mediation_shares(grams)
         found[name] = bootstrap_ratio(
             key,

@@ -15,7 +15,7 @@ pass; ``reencoded`` reads the encoder's second pass, on the output.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.effects.unit_effects import check_values, clean_runs
 from vaecausal_jax.inference import Estimate, bootstrap_mean
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, Trace, measure
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure
 from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import Block
 from vaecausal_jax.sweeps.patching import Rows, patch_units
@@ -50,9 +51,7 @@ class EffectModularity(NamedTuple):
 
 
 def activation_changes(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     read: Outcome | str,
     x: Array,
@@ -66,9 +65,7 @@ def activation_changes(
     """Signed changes of activations when each unit of a site is redrawn, one at a time.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site intervened on, e.g. ``"latent/z"``.
         read: A later site, or a trace to an array, such as ``reencoded(...)``.
         x: Inputs, (images, ...).
@@ -86,23 +83,20 @@ def activation_changes(
             change is possible; or values that do not fit.
     """
     check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(sites, name, donor=donor, base=base)
-    outcome = _reading(sites, read, name) if isinstance(read, str) else read
+    check_values(net.sites, name, donor=donor, base=base)
+    outcome = _reading(net.sites, read, name) if isinstance(read, str) else read
     measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
+    natural, y = clean_runs(net, name, x, eps, base, measured)
 
     def change(patched: Array, row: Rows) -> Array:
         return (patched - row.clean).reshape(-1)
 
     rows = Rows(x, eps, natural, donor, y)
-    return patch_units(
-        forward, params, sites, name, rows, change, outcome=outcome, block=block, mesh=mesh
-    )
+    return patch_units(net, name, rows, change, outcome=outcome, block=block, mesh=mesh)
 
 
 def reencoded(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     name: str,
     eps: Array,
     *,
@@ -111,15 +105,14 @@ def reencoded(
     """The outcome that reads a site in a second pass, on the first one's output.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         name: The site to read, usually of the encoder or ``"latent/mean"``.
         eps: Noise of the second pass, for one image, e.g. zeros.
         to_image: The outputs of a pass to an image, such as the sigmoid of logits.
     """
 
     def outcome(trace: Trace) -> Array:
-        return forward(params, to_image(trace.outputs), eps, {}).activations[name]
+        return net(to_image(trace.outputs), eps, {}).activations[name]
 
     return outcome
 

@@ -22,7 +22,8 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import check_index
-from vaecausal_jax.interventions.sites import Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Site, measure, outputs
 from vaecausal_jax.interventions.types import Fixed
 from vaecausal_jax.jax_versions import used_inputs
 
@@ -138,9 +139,7 @@ class Wiring(NamedTuple):
 
 
 def wiring(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     x: Any,
     eps: Any,
     *,
@@ -150,9 +149,7 @@ def wiring(
     """Finds which nodes read which, without running anything.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         x: One input, or its shape and dtype.
         eps: Its noise, likewise.
         nodes: Sites that are nodes; all if empty. A site that is none is part of the edges through
@@ -163,11 +160,11 @@ def wiring(
         ValueError: An unknown site, or one named like the two nodes that are always there.
     """
     for name in (INPUT, OUTCOME):
-        if name in sites:
+        if name in net.sites:
             raise ValueError(f"a site may not be named {name!r}; that is a node of its own.")
     for name in nodes:
-        sites[name]  # An unknown one is a ValueError.
-    chosen = [name for name in sites if not nodes or name in nodes]
+        net.sites[name]  # An unknown one is a ValueError.
+    chosen = [name for name in net.sites if not nodes or name in nodes]
     x, eps = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (x, eps))
     known = {INPUT: _whole_node(x)}
     values = {INPUT: x}
@@ -176,13 +173,13 @@ def wiring(
     for name in [*chosen, OUTCOME]:
 
         def value_of(values, name=name):
-            return _evaluate(forward, params, noise, name, values, outcome)
+            return _evaluate(net, noise, name, values, outcome)
 
         program, shape = jax.make_jaxpr(value_of, return_shape=True)(values)
         used = used_inputs(program)
         # Leaves of a dictionary come in the order of its sorted keys.
         parents[name] = tuple(n for n in values if dict(zip(sorted(values), used, strict=True))[n])
-        known[name] = _outcome_node(shape) if name == OUTCOME else _site_node(sites[name])
+        known[name] = _outcome_node(shape) if name == OUTCOME else _site_node(net.sites[name])
         values[name] = jax.ShapeDtypeStruct(shape.shape, shape.dtype)
     return Wiring(known, parents)
 
@@ -210,8 +207,7 @@ def along_path(wires: Wiring, *names: str) -> dict[Pair, Array]:
 
 
 def natural_values(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     wires: Wiring,
     x: Array,
     eps: Array,
@@ -219,14 +215,13 @@ def natural_values(
     outcome: Outcome = outputs,
 ) -> dict[str, Array]:
     """Every node's value in the plain run of one input."""
-    trace = forward(params, x, eps, {})
+    trace = net(x, eps, {})
     values = {n: trace.activations[n] for n in wires.nodes if n not in (INPUT, OUTCOME)}
     return {INPUT: x, **values, OUTCOME: measure(outcome, trace)}
 
 
 def run_edges(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     wires: Wiring,
     x: Array,
     eps: Array,
@@ -243,8 +238,7 @@ def run_edges(
     floats.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         wires: From ``wiring``, with the same ``outcome``.
         x: The input of this run.
         eps: Noise.
@@ -279,15 +273,14 @@ def run_edges(
             }
             if INPUT not in seen:
                 seen[INPUT] = x
-            return node.take(_evaluate(forward, params, eps, target, seen, outcome), unit)
+            return node.take(_evaluate(net, eps, target, seen, outcome), unit)
 
         values[target] = node.join(jax.vmap(read)(columns, jnp.arange(node.num_units)))
     return values
 
 
 def path_effect(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     wires: Wiring,
     x0: Array,
     x1: Array,
@@ -302,8 +295,8 @@ def path_effect(
     total effect. Since every mechanism is known, all path-specific effects can be computed;
     obstacles to identification concern observational data.
     """
-    reference = natural_values(forward, params, wires, x0, eps, outcome=outcome)
-    run = run_edges(forward, params, wires, x1, eps, edges, reference, outcome=outcome)
+    reference = natural_values(net, wires, x0, eps, outcome=outcome)
+    run = run_edges(net, wires, x1, eps, edges, reference, outcome=outcome)
     return run[OUTCOME] - reference[OUTCOME]
 
 
@@ -337,8 +330,7 @@ def sequential_edges(wires: Wiring, order: Sequence[str] = ()) -> list[dict[Pair
 
 
 def sequential_effects(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     wires: Wiring,
     x0: Array,
     x1: Array,
@@ -353,8 +345,7 @@ def sequential_effects(
     values.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         wires: From ``wiring``, with the same ``outcome``.
         x0: Reference input.
         x1: Target input.
@@ -367,9 +358,7 @@ def sequential_effects(
     """
     sets = sequential_edges(wires, order)
     consumers = list(order) or [t for s, t in wires.pairs if s == INPUT][::-1]
-    runs = [
-        path_effect(forward, params, wires, x0, x1, eps, edges, outcome=outcome) for edges in sets
-    ]
+    runs = [path_effect(net, wires, x0, x1, eps, edges, outcome=outcome) for edges in sets]
     changes = [after - before for before, after in zip(runs[:-1], runs[1:], strict=True)]
     return dict(zip(consumers, changes, strict=True))
 
@@ -390,10 +379,10 @@ def node_sites(wires: Wiring) -> list[str]:
     return [name for name in wires.nodes if name not in (INPUT, OUTCOME)]
 
 
-def _evaluate(forward, params, eps, name, values, outcome) -> Array:
+def _evaluate(net: BoundModel, eps, name, values, outcome) -> Array:
     """One node's value from those before it, which are fixed."""
     fixed = {n: Fixed(v) for n, v in values.items() if n not in (INPUT, OUTCOME)}
-    trace = forward(params, values[INPUT], eps, fixed)
+    trace = net(values[INPUT], eps, fixed)
     return measure(outcome, trace) if name == OUTCOME else trace.activations[name]
 
 

@@ -27,7 +27,8 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import set_to
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, measure, outputs
 from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sweeps.grid import Block, sweep
 from vaecausal_jax.sweeps.reductions import Reduction
@@ -84,9 +85,7 @@ def inner_product(y: Array, y0: Array, y1: Array) -> Array:
 
 
 def latent_game(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x0: Array,
     x1: Array,
@@ -103,9 +102,7 @@ def latent_game(
     """Plays v(S) = Y(x0; z_S <- z_S(x1)) for subsets of the units of one site.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site, e.g. ``"latent/z"``.
         x0: Reference inputs, (pairs, ...).
         x1: Target inputs, (pairs, ...).
@@ -127,7 +124,7 @@ def latent_game(
         ValueError: An unknown site or one without units, groups that do not fit it, or more than
             ``MAX_PLAYERS`` players where subsets are not given.
     """
-    site = sites[name]
+    site = net.sites[name]
     if site.unit_axis is None:
         raise ValueError(f"site {name!r} {site.shape} has no units to play with.")
     players = jnp.eye(site.num_units, dtype=bool) if players is None else jnp.asarray(players)
@@ -150,15 +147,15 @@ def latent_game(
         )
 
     def plain(x, noise):
-        trace = forward(params, x, noise, {})
+        trace = net(x, noise, {})
         return trace.activations[name], measure(outcome, trace)
 
     def run(subset, pair):
         x, noise, natural, donor, y0, y1 = pair
         moved = site.spread(jnp.any(players & subset[:, None], axis=0))
         # Restarts from the site's value: layers before it are dead code.
-        whole = set_to(sites, name, jnp.where(moved, donor, natural))
-        return effect(measure(outcome, forward(params, x, noise, whole)), y0, y1)
+        whole = set_to(net.sites, name, jnp.where(moved, donor, natural))
+        return effect(measure(outcome, net(x, noise, whole)), y0, y1)
 
     check_pairs(x0, x1, eps)
     natural, y0 = jax.vmap(plain)(x0, eps)

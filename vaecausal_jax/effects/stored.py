@@ -59,8 +59,9 @@ def unit_patching(
         site = model.sites[name]
 
         def compute(inputs, index):
+            params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
             gram = mediation.unit_mediation(
-                model.forward, sites=model.sites, name=name, units=index, mesh=mesh, **inputs
+                model.bind(params), name, x0, x1, eps, units=index, mesh=mesh
             )
             return {**gram._asdict(), "support": _pair_support(model, name, inputs, index)}
 
@@ -186,9 +187,7 @@ def unit_pairs(
                 mask = (jnp.arange(site.num_units)[:, None] == units[None, :]).any(axis=1)
                 return along(_joint_patch(model, inputs["params"], name)(mask, row), row)
 
-            single = patch_units(
-                model.forward, inputs["params"], model.sites, name, rows, along, mesh=mesh
-            )
+            single = patch_units(model.bind(inputs["params"]), name, rows, along, mesh=mesh)
             both = jnp.stack([jnp.asarray(first)[index], jnp.asarray(second)[index]], axis=1)
             value = sweep(joint, both, rows, mesh=mesh)
             return {
@@ -254,7 +253,7 @@ def latent_doses(
             change = patched - row.clean
             return {"squared": jnp.sum(change**2), "signed": jnp.mean(change)}
 
-        run, _ = unit_patch(model.forward, inputs["params"], name, site, effect)
+        run, _ = unit_patch(model.bind(inputs["params"]), name, site, effect)
 
         def shifted(point, row):
             start, dose = point
@@ -356,15 +355,15 @@ def attributions(
             rows = _paired_rows(model, name, chosen)
             rows = rows._replace(reference=jnp.roll(rows.clean, len(index), axis=0) - rows.clean)
             other = jnp.roll(rows.x, len(index), axis=0)
-            arguments = (model.forward, inputs["params"], model.sites, name, rows)
+            net = model.bind(inputs["params"])
             rule = attribution.gauss_legendre(num_nodes)
-            hessian = attribution.hessian_corrected(*arguments, _along_reference)
+            hessian = attribution.hessian_corrected(net, name, rows, _along_reference)
             results = {
-                "attribution": attribution.attribution_patching(*arguments, _along_reference),
+                "attribution": attribution.attribution_patching(net, name, rows, _along_reference),
                 "hessian": hessian.estimate,
                 "reliability": hessian.reliability,
                 "integrated": attribution.integrated_gradients_inputs(
-                    *arguments, other, _along_reference, rule=rule
+                    net, name, rows, other, _along_reference, rule=rule
                 ),
             }
             # (units, arms x pairs) to (pairs, arms, units)
@@ -404,12 +403,14 @@ def _inner_sites(model: Model) -> list[str]:
 
 
 def _paired_rows(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
-    return mediation.paired_rows(model.forward, name=name, outcome=outputs, **inputs)
+    params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
+    return mediation.paired_rows(model.bind(params), name, x0, x1, eps, outputs)
 
 
 def _pairs(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
     """Rows with both arms of a pair together: (pairs, 2, ...)."""
-    return mediation.pair_rows(model.forward, name=name, outcome=outputs, **inputs)
+    params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
+    return mediation.pair_rows(model.bind(params), name, x0, x1, eps, outputs)
 
 
 def _pair_support(model: Model, name: str, inputs: Mapping[str, Any], units: Array) -> Array:

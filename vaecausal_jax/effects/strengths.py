@@ -33,11 +33,10 @@ from vaecausal_jax.inference import (
     simultaneous,
 )
 from vaecausal_jax.interventions import BoxPatch
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import (
     Change,
-    Forward,
     Outcome,
-    Sites,
     difference,
     measure,
     outputs,
@@ -147,9 +146,7 @@ def mean_output(y: Array) -> Array:
 
 
 def strength_samples(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -168,9 +165,7 @@ def strength_samples(
     """Redraws, freezes and shifts every unit of a site, in one sweep.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site to sweep.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...), shared by all arms of an image.
@@ -190,7 +185,7 @@ def strength_samples(
     Raises:
         ValueError: A site without units, or values, doses or a read-out that do not fit.
     """
-    site, sizes = sites[name], np.asarray(doses, float)
+    site, sizes = net.sites[name], np.asarray(doses, float)
     if site.unit_axis is None:
         raise ValueError(
             f"site {name!r} {site.shape} has no units; for VQ codes use code_effects.code_effects."
@@ -200,12 +195,12 @@ def strength_samples(
     if len(sizes):
         check_arithmetic(name, site)
     check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(sites, name, donor=donor, base=base)
+    check_values(net.sites, name, donor=donor, base=base)
 
     def both(trace):
         return measure(outcome, trace), trace.outputs
 
-    natural, (y, raw) = clean_runs(forward, params, sites, name, x, eps, base, both)
+    natural, (y, raw) = clean_runs(net, name, x, eps, base, both)
     if jax.eval_shape(readout, y[0]).ndim != 1:
         raise ValueError(
             f"readout must return (read-outs,), got {jax.eval_shape(readout, y[0]).shape}."
@@ -223,7 +218,7 @@ def strength_samples(
         own, other = (lax.dynamic_slice(a, tuple(start), size) for a in (natural, donor))
 
         def arm(rest, inside):
-            return both(forward(params, x, eps, {name: BoxPatch(rest, inside, tuple(start))}))
+            return both(net(x, eps, {name: BoxPatch(rest, inside, tuple(start))}))
 
         redrawn, redrawn_raw = arm(natural, other)
         frozen, _ = arm(donor, own)
@@ -389,9 +384,7 @@ def estimate_strengths(
 
 def effect_strengths(
     key: Array,
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -410,9 +403,7 @@ def effect_strengths(
 ) -> EffectStrengths:
     """``strength_samples`` and ``estimate_strengths`` in one call; arguments as there."""
     samples = strength_samples(
-        forward,
-        params,
-        sites,
+        net,
         name,
         x,
         eps,

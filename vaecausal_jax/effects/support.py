@@ -22,7 +22,8 @@ from jax import Array, lax
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
 from vaecausal_jax.rows import check_pairs
 
 HIGHEST = lax.Precision.HIGHEST
@@ -181,9 +182,7 @@ def unit_support_scores(
 
 
 def check_subspace(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     basis: Array,
     x0: Array,
@@ -205,9 +204,7 @@ def check_subspace(
     that are not can steer the output by a path that no image uses.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site.
         basis: (rank, last axis); rows independent, the span counts.
         x0: References, (pairs, ...): the runs that are patched.
@@ -226,7 +223,7 @@ def check_subspace(
         ValueError: A basis that does not fit the last axis, or is not of full rank.
     """
     check_pairs(x0, x1, eps)
-    size = sites[name].shape[-1] if sites[name].shape else 0
+    size = net.sites[name].shape[-1] if net.sites[name].shape else 0
     basis = jnp.asarray(basis)
     if basis.ndim != 2 or basis.shape[1] != size:
         raise ValueError(
@@ -234,11 +231,13 @@ def check_subspace(
             "of the last axis."
         )
     # Refuses a basis whose rows depend on one another, and gives orthonormal ones.
-    swap = swap_subspace(sites, name, basis, jnp.zeros(sites[name].shape, sites[name].dtype))
+    swap = swap_subspace(
+        net.sites, name, basis, jnp.zeros(net.sites[name].shape, net.sites[name].dtype)
+    )
     rows = swap[name].basis
 
     def runs(x0, x1, eps):
-        reference, target = forward(params, x0, eps, {}), forward(params, x1, eps, {})
+        reference, target = net(x0, eps, {}), net(x1, eps, {})
         return measure(outcome, reference), reference.activations[name], target.activations[name]
 
     clean, value, donor = jax.vmap(runs)(x0, x1, eps)
@@ -248,7 +247,7 @@ def check_subspace(
     varying = _span(jnp.matmul(centred.T, centred, precision=HIGHEST) / len(centred), tolerance)
 
     def held(x, eps, site_value):
-        return measure(outcome, forward(params, x, eps, patch(sites, name, site_value))).reshape(-1)
+        return measure(outcome, net(x, eps, patch(net.sites, name, site_value))).reshape(-1)
 
     probes = _probes(clean[0].size, max_probes)
 

@@ -14,7 +14,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, Trace, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import Block
@@ -39,9 +40,7 @@ class UnitEffects(NamedTuple):
 
 
 def resample_effects(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -59,9 +58,7 @@ def resample_effects(
     the model in use.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site to sweep.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...), shared by clean and intervened runs.
@@ -75,17 +72,15 @@ def resample_effects(
         Effects of every unit, or of every position where the site has no units.
     """
     check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(sites, name, donor=donor, base=base)
+    check_values(net.sites, name, donor=donor, base=base)
     measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, base, measured)
+    natural, y = clean_runs(net, name, x, eps, base, measured)
     rows = Rows(x, eps, natural, donor, y)
-    return _effects(forward, params, sites, name, rows, outcome, block, mesh)
+    return _effects(net, name, rows, outcome, block, mesh)
 
 
 def shift_effects(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -98,9 +93,7 @@ def shift_effects(
     """Adds ``dose[u]`` to unit ``u``, one unit at a time.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site to sweep.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
@@ -109,7 +102,7 @@ def shift_effects(
         block: See ``sweep``.
         mesh: See ``sweep``.
     """
-    site = sites[name]
+    site = net.sites[name]
     if jnp.shape(dose) != (site.num_units,):
         raise ValueError(
             f"dose has shape {jnp.shape(dose)}, expected one per unit of {name!r}: "
@@ -118,9 +111,9 @@ def shift_effects(
     check_arithmetic(name, site)
 
     measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(forward, params, sites, name, x, eps, None, measured)
+    natural, y = clean_runs(net, name, x, eps, None, measured)
     rows = Rows(x, eps, natural, natural + site.spread(dose)[None], y)
-    return _effects(forward, params, sites, name, rows, outcome, block, mesh)
+    return _effects(net, name, rows, outcome, block, mesh)
 
 
 def output_spread(outcomes: Array) -> Array:
@@ -163,8 +156,7 @@ def standardised_effect(effects: UnitEffects, pixel_sd: Array) -> Array:
 
 
 def noise_floor(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     x: Array,
     eps: Array,
     other_eps: Array,
@@ -179,7 +171,7 @@ def noise_floor(
     """
 
     def run(image, noise):
-        return measure(outcome, forward(params, image, noise, {}))
+        return measure(outcome, net(image, noise, {}))
 
     check_rows(x=x, eps=eps, other_eps=other_eps)
     change = jax.vmap(run)(x, eps) - jax.vmap(run)(x, other_eps)
@@ -225,9 +217,7 @@ def check_values(sites: Sites, name: str, **values: Array | None) -> None:
 
 
 def clean_runs(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -237,27 +227,25 @@ def clean_runs(
     """The site's values that are intervened on, natural ones if base is None, and the outcomes."""
 
     def natural_run(image, noise):
-        trace = forward(params, image, noise, {})
+        trace = net(image, noise, {})
         return trace.activations[name], outcome(trace)
 
     def held_run(image, noise, value):
-        return outcome(forward(params, image, noise, patch(sites, name, value)))
+        return outcome(net(image, noise, patch(net.sites, name, value)))
 
-    sites[name]  # An unknown one is a ValueError.
+    net.sites[name]  # An unknown one is a ValueError.
     check_rows(x=x, eps=eps, base=base)
     if base is None:
         return jax.vmap(natural_run)(x, eps)
     return base, jax.vmap(held_run)(x, eps, base)
 
 
-def _effects(forward, params, sites, name, rows, outcome, block, mesh) -> UnitEffects:
+def _effects(net: BoundModel, name, rows, outcome, block, mesh) -> UnitEffects:
     def squared_change(patched: Array, row: Rows) -> Array:
         return jnp.sum((patched - row.clean) ** 2)
 
     squared = patch_units(
-        forward,
-        params,
-        sites,
+        net,
         name,
         rows,
         squared_change,

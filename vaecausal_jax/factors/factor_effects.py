@@ -28,12 +28,11 @@ from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.unit_effects import clean_runs
 from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import (
     Change,
-    Forward,
     Outcome,
     Site,
-    Sites,
     difference,
     measure,
     outputs,
@@ -72,31 +71,27 @@ def unit_sd(name: str, site: Site, values: Array) -> Array:
     return jnp.std(site.by_part(values), axis=(1, 2))
 
 
-def read_tensor(
-    forward: Forward, params: Any, sites: Sites, name: str, pairs: FactorPairs
-) -> Array:
+def read_tensor(net: BoundModel, name: str, pairs: FactorPairs) -> Array:
     """|h_u(x1) - h_u(x0)| / SD(h_u) of every pair, (units, factors, pairs).
 
     Averaged over positions; SD is over all runs of all pairs. A unit that never changes reads
     nothing: 0. The null is 0 exactly, since both runs share their noise.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site.
         pairs: Minimal pairs of every factor.
 
     Raises:
         ValueError: A site without units.
     """
-    _check_units(name, sites[name])
+    _check_units(name, net.sites[name])
 
     def values(x, eps):
-        return jax.vmap(lambda *run: forward(params, *run, {}).activations[name])(x, eps)
+        return jax.vmap(lambda *run: net(*run, {}).activations[name])(x, eps)
 
     flat = pairs.flat()
-    read = moved(name, sites[name], values(flat.x0, flat.eps), values(flat.x1, flat.eps))
+    read = moved(name, net.sites[name], values(flat.x0, flat.eps), values(flat.x1, flat.eps))
     return read.reshape(-1, *pairs.eps.shape[:2])
 
 
@@ -118,9 +113,7 @@ def moved(name: str, site: Site, before: Array, after: Array) -> Array:
 
 
 def write_tensor(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     x: Array,
     eps: Array,
@@ -134,9 +127,7 @@ def write_tensor(
     """Change of every read-out as each unit is raised by its SD: (units, factors, images).
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
@@ -149,11 +140,11 @@ def write_tensor(
     Raises:
         ValueError: A site without units, or a dose of another shape.
     """
-    site = sites[name]
+    site = net.sites[name]
     _check_units(name, site)
     check_arithmetic(name, site)
     measured = functools.partial(measure, outcome)
-    natural, clean = clean_runs(forward, params, sites, name, x, eps, None, measured)
+    natural, clean = clean_runs(net, name, x, eps, None, measured)
     dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)
     if dose.shape != (site.num_units,):
         raise ValueError(f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}.")
@@ -162,16 +153,12 @@ def write_tensor(
     def effect(patched: Array, row: Rows) -> Array:
         return change(row.clean, patched)
 
-    written = patch_units(
-        forward, params, sites, name, rows, effect, outcome=outcome, block=block, mesh=mesh
-    )
+    written = patch_units(net, name, rows, effect, outcome=outcome, block=block, mesh=mesh)
     return jnp.moveaxis(written, 2, 1)
 
 
 def mediation_tensor(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     pairs: FactorPairs,
     *,
@@ -187,9 +174,7 @@ def mediation_tensor(
     a site of VQ codes the units are positions.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site.
         pairs: Minimal pairs of every factor.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
@@ -199,16 +184,14 @@ def mediation_tensor(
         mesh: See ``sweep``.
     """
     flat, num = pairs.flat(), len(pairs.x0) * pairs.x0.shape[1]
-    both = paired_rows(forward, params, name, flat.x0, flat.x1, flat.eps, outcome)
+    both = paired_rows(net, name, flat.x0, flat.x1, flat.eps, outcome)
     targets = jax.tree.map(lambda a: a[num:], both)
 
     def effect(patched: Array, row: Rows) -> Array:
         return change(patched, row.clean)
 
     lost = patch_units(
-        forward,
-        params,
-        sites,
+        net,
         name,
         targets,
         effect,

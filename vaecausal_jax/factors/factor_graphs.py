@@ -26,7 +26,8 @@ from vaecausal_jax.inference import (
     linearised_ratio,
     minimum_effect_test,
 )
-from vaecausal_jax.interventions.sites import Change, Forward, Outcome, difference, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Change, Outcome, difference, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, sweep
 
 
@@ -49,8 +50,7 @@ class FactorGraph(NamedTuple):
 
 
 def swap_effects(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     mediator: Mediator,
     points: Any,
     pairs: FactorPairs,
@@ -65,8 +65,7 @@ def swap_effects(
     has grown, with the same noise.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         mediator: ``mediators.group(sites, name)``, ``.subspace``, or any other.
         points: Which part represents each factor, a leading axis of factors: booleans (factors,
             units) for groups, such as ``metrics.causal.top_latents`` chooses; bases
@@ -91,9 +90,9 @@ def swap_effects(
     def run(nothing, pair):
         del nothing
         x0, x1, eps, point = pair
-        target = forward(params, x1, eps, {}).activations
-        clean = measure(outcome, forward(params, x0, eps, {}))
-        return change(clean, measure(outcome, forward(params, x0, eps, mediator(point, target))))
+        target = net(x1, eps, {}).activations
+        clean = measure(outcome, net(x0, eps, {}))
+        return change(clean, measure(outcome, net(x0, eps, mediator(point, target))))
 
     flat, num_pairs = pairs.flat(), pairs.x0.shape[1]
     own = jax.tree.map(lambda a: jnp.repeat(a, num_pairs, axis=0), points)

@@ -32,6 +32,7 @@ from vaecausal_jax.factors.readouts import Readout, check_factor
 from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, sweep
 
@@ -171,8 +172,7 @@ def sample_interchanges(
 
 
 def interchange(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     mediator: Mediator,
     points: Any,
     inputs: Interchanges,
@@ -185,8 +185,7 @@ def interchange(
     """Swaps each part from source to base and compares with the counterfactual's reconstruction.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
+        net: The network with its parameters.
         mediator: ``mediators.group``, ``.subspace``, or any other.
         points: Parts, a leading axis: one compiled sweep for all.
         inputs: Interchanges.
@@ -201,10 +200,10 @@ def interchange(
 
     def run(point, row):
         base, source, counterfactual, eps, levels = row
-        donor = forward(params, source, eps, {}).activations
-        wanted = measure(outcome, forward(params, counterfactual, eps, {}))
-        natural = measure(outcome, forward(params, base, eps, {}))
-        swapped = forward(params, base, eps, mediator(point, donor))
+        donor = net(source, eps, {}).activations
+        wanted = measure(outcome, net(counterfactual, eps, {}))
+        natural = measure(outcome, net(base, eps, {}))
+        swapped = net(base, eps, mediator(point, donor))
         agrees = None
         if readout is not None:
             read = readout(to_image(swapped.outputs))
@@ -238,8 +237,7 @@ def continuous_iia(key: Array, swapped: Swapped, **options: Any) -> Estimate:
 
 def interchange_report(
     key: Array,
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     random_params: Any,
     alignment: Alignment,
     train: Interchanges,
@@ -256,8 +254,7 @@ def interchange_report(
 
     Args:
         key: Typed PRNG key.
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: The trained parameters.
+        net: The network with its parameters.
         random_params: Those of an untrained network, ``model.init(key)``.
         alignment: ``aligned_group``, ``search_subspace``, ``search_boundary``, or your own.
         train: Interchanges to fit it on.
@@ -281,8 +278,7 @@ def interchange_report(
     @jax.jit
     def measure(weights, point, inputs):
         swapped = interchange(
-            forward,
-            weights,
+            net.bind(weights),
             alignment.mediator,
             jax.tree.map(lambda a: a[None], point),
             inputs,
@@ -295,21 +291,22 @@ def interchange_report(
     def agreement(swapped):
         return continuous_iia(boot_key, swapped, level=level)
 
-    point = alignment.fit(fit_key, params, train)
-    found = measure(params, point, test)
+    point = alignment.fit(fit_key, net.params, train)
+    found = measure(net.params, point, test)
     untrained = alignment.fit(fit_key, random_params, train)
     dealt = [shuffle_labels(k, a) for k, a in ((shuffle_key, train), (boot_key, test))]
-    shuffled = alignment.fit(fit_key, params, dealt[0])
+    shuffled = alignment.fit(fit_key, net.params, dealt[0])
     # One by one, so that everything is measured by one compiled program.
     blind = [
-        measure(params, alignment.random(k), test) for k in jax.random.split(random_key, num_random)
+        measure(net.params, alignment.random(k), test)
+        for k in jax.random.split(random_key, num_random)
     ]
     mean = [
         jnp.mean(jnp.stack(leaves), axis=0) for leaves in zip(*(b[:2] for b in blind), strict=True)
     ]
     baselines = {
         "random_network": agreement(measure(random_params, untrained, test)),
-        "shuffled_labels": agreement(measure(params, shuffled, dealt[1])),
+        "shuffled_labels": agreement(measure(net.params, shuffled, dealt[1])),
         "random_parts": agreement(Swapped(mean[0], mean[1], None)),
     }
     iia = agreement(found)

@@ -18,6 +18,7 @@ from vaecausal_jax.interventions.ablations import (
     ablate_resample_conditional,
     ablate_zero,
 )
+from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.combine import as_affine, combine, stack
 from vaecausal_jax.interventions.constructors import (
     clamp_to,
@@ -45,6 +46,7 @@ from vaecausal_jax.interventions.types import (
 
 __all__ = [
     "Affine",
+    "BoundModel",
     "BoxPatch",
     "Clamp",
     "CodeMap",
@@ -61,6 +63,7 @@ __all__ = [
     "ablate_resample_conditional",
     "ablate_zero",
     "as_affine",
+    "bind",
     "clamp_to",
     "combine",
     "list_sites",

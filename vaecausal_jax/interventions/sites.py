@@ -169,6 +169,12 @@ class Sites(Mapping[str, Site]):
     def __len__(self) -> int:
         return len(self._sites)
 
+    def __hash__(self) -> int:
+        return hash(tuple(self._sites.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sites) and list(self.items()) == list(other.items())
+
     def __repr__(self) -> str:
         width = max(map(len, self._sites), default=0)
         rows = [

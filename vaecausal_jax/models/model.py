@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.interventions import Interventions
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Sites, Tape, Trace, check_interventions
 
 NO_INTERVENTIONS: Interventions = {}
@@ -67,6 +68,10 @@ class Model:
         tape = Tape(interventions, takes_changes=True)
         outputs = self.network.apply({"params": params}, x, eps, tape)
         return tape.trace(outputs)
+
+    def bind(self, params: Any) -> BoundModel:
+        """The model with its parameters: what every question is asked of."""
+        return BoundModel(self.forward, params, self.sites)
 
     @property
     def sites(self) -> Sites:

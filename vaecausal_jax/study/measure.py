@@ -145,8 +145,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     by_factor = jnp.abs(moved).reshape(*inputs.pairs.change.shape, -1).mean(1)
     chosen = jnp.argmax(by_factor / jnp.where(sd > 0, sd, jnp.inf)[None], axis=1)
     swapped = factor_graphs.swap_effects(
-        model.forward,
-        params,
+        model.bind(params),
         mediators.group(model.sites, "latent/z"),
         jax.nn.one_hot(chosen, sd.size, dtype=bool),
         inputs.pairs,
@@ -169,9 +168,7 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
 
     def strengths(base, donor, **options):
         samples = strength_samples(
-            model.forward,
-            params,
-            model.sites,
+            model.bind(params),
             "latent/z",
             inputs.x,
             inputs.eps,
@@ -198,9 +195,7 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
         readout=inputs.readout,
         change=inputs.readout.change,
     )
-    null = unit_effects.resample_effects(
-        model.forward, params, model.sites, "latent/z", inputs.x, inputs.eps, z
-    )
+    null = unit_effects.resample_effects(model.bind(params), "latent/z", inputs.x, inputs.eps, z)
     gaps = support.reencode_gaps(respond, z, donor)
     return {
         **{f"prior_{name}": value for name, value in prior.items()},
@@ -222,9 +217,7 @@ def _modularity(model: Model, num: int, params: Any, inputs: Inputs) -> dict[str
 
     def changes(read):
         return activation_changes(
-            model.forward,
-            params,
-            model.sites,
+            model.bind(params),
             "latent/z",
             read,
             x,
@@ -235,7 +228,7 @@ def _modularity(model: Model, num: int, params: Any, inputs: Inputs) -> dict[str
     still = jnp.zeros(model.noise_shape)
     return {
         "decoder": changes(first_decoder_site(model)),
-        "reencoded": changes(reencoded(model.forward, params, "latent/mean", still)),
+        "reencoded": changes(reencoded(model.bind(params), "latent/mean", still)),
     }
 
 
@@ -281,9 +274,7 @@ def _site_level(
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
     sd = factor_effects.unit_sd(name, site, natural)
     raised = others._replace(donor=natural + site.spread(sd)[None])
-    paired = mediation.paired_rows(
-        model.forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs
-    )
+    paired = mediation.paired_rows(model.bind(params), name, pairs.x0, pairs.x1, pairs.eps, outputs)
     rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), paired, others, raised)
     # Each run of a pair is compared with the other; the rest only with themselves.
     num_pairs = pairs.x0.shape[0]
@@ -311,15 +302,13 @@ def _site_level(
             ),
         }
 
-    units = patch_units(model.forward, params, model.sites, name, rows, effect)
+    units = patch_units(model.bind(params), name, rows, effect)
     parts = {key: jnp.split(values, ends, axis=1) for key, values in units.items()}
     restored, lost, redrawn, written = (
         {key: runs[part] for key, runs in parts.items()} for part in range(4)
     )
     total = mediation.site_mediation(
-        model.forward,
-        params,
-        model.sites,
+        model.bind(params),
         name,
         pairs.x0,
         pairs.x1,

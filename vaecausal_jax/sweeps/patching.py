@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import BoxPatch
-from vaecausal_jax.interventions.sites import Forward, Outcome, Site, Sites, measure, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, Site, measure, outputs
 from vaecausal_jax.sweeps.grid import Block, Skip, sweep
 from vaecausal_jax.sweeps.reductions import Reduction
 
@@ -39,9 +40,7 @@ class Rows(NamedTuple):
 
 
 def patch_units(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rows: Rows,
     effect: Callable[[Array, Rows], Any],
@@ -59,9 +58,7 @@ def patch_units(
     donor's already is not run at all.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         name: The site to sweep.
         rows: The runs to patch.
         effect: (patched outcome, the row of the run) to what is kept of one run.
@@ -75,9 +72,9 @@ def patch_units(
     Returns:
         Effects with leading axes (units, runs), or (units,) after a reduction.
     """
-    site = sites[name]
+    site = net.sites[name]
     starts = unit_starts(name, site, units)
-    run, skip = unit_patch(forward, params, name, site, effect, outcome)
+    run, skip = unit_patch(net, name, site, effect, outcome)
     return sweep(run, starts, rows, skip=skip, reduction=reduction, block=block, mesh=mesh)
 
 
@@ -104,8 +101,7 @@ def unit_starts(name: str, site: Site, units: Any = None) -> Array:
 
 
 def unit_patch(
-    forward: Forward,
-    params: Any,
+    net: BoundModel,
     name: str,
     site: Site,
     effect: Callable[[Array, Rows], Any],
@@ -120,7 +116,7 @@ def unit_patch(
     def run(start, row):
         inside = lax.dynamic_slice(row.donor, tuple(start), size)
         patch = {name: BoxPatch(row.natural, inside, tuple(start))}
-        patched = measure(outcome, forward(params, row.x, row.eps, patch))
+        patched = measure(outcome, net(row.x, row.eps, patch))
         is_unit = jnp.all(start != NO_START)
         return effect(jax.tree.map(lambda y: jnp.where(is_unit, y, jnp.nan), patched), row)
 

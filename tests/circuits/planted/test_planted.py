@@ -14,6 +14,7 @@ from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects import shapley as games
 from vaecausal_jax.effects.specificity import specificity
 from vaecausal_jax.inference import bootstrap_mean
+from vaecausal_jax.interventions.bound import BoundModel
 
 KEY = jax.random.key(0)
 NUM_PAIRS = 600
@@ -141,8 +142,7 @@ def test_gates_have_the_effects_dividends_and_shapley_values_of_the_table(kind):
 
     forward = jax.jit(net.forward)
     effects = mediation.natural_effects(
-        forward,
-        net.params,
+        BoundModel(forward, net.params),
         pairs.x0,
         pairs.x1,
         pairs.eps,

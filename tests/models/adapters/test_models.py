@@ -13,6 +13,7 @@ from vaecausal_jax.circuits import motifs
 from vaecausal_jax.effects import mediation, paths, unit_effects
 from vaecausal_jax.effects.mediators import unit as unit_mediator
 from vaecausal_jax.interventions import patch
+from vaecausal_jax.interventions.bound import BoundModel
 
 NUM_PAIRS = 2
 
@@ -56,7 +57,7 @@ def test_unit_mediation_equals_a_plain_loop(family):
     name = case.skipped
     units = jnp.arange(2)
     grams = mediation.unit_mediation(
-        case.forward, case.params, sites, name, x0, x1, eps, units=units
+        BoundModel(case.forward, case.params, sites), name, x0, x1, eps, units=units
     )
     by_hand = jax.jit(functools.partial(plain_gram, case, sites[name], name))
     for unit in range(2):
@@ -76,7 +77,11 @@ def test_layer_with_a_way_round_it_is_no_cut_and_a_bottleneck_is(family):
     def both(x0, x1, eps):
         return tuple(
             mediation.natural_effects(
-                case.forward, case.params, x0, x1, eps, lambda a, n=n: patch(sites, n, a[n])
+                BoundModel(case.forward, case.params),
+                x0,
+                x1,
+                eps,
+                lambda a, n=n: patch(sites, n, a[n]),
             )
             for n in (case.cut, case.skipped)
         )
@@ -103,7 +108,9 @@ def test_layer_with_a_way_round_it_is_no_cut_and_a_bottleneck_is(family):
 def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_follow():
     case, x0, x1, eps, sites = made("scanned")
     name = "encoder/branch"
-    grams = mediation.unit_mediation(case.forward, case.params, sites, name, x0, x1, eps)
+    grams = mediation.unit_mediation(
+        BoundModel(case.forward, case.params, sites), name, x0, x1, eps
+    )
     params = case.params
 
     def by_hand(x, eps, donor, unit):
@@ -128,9 +135,7 @@ def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_fol
             np.testing.assert_allclose(list(got), list(expected), rtol=1e-4, atol=1e-6)
     # The same by the general mediator, which replaces by a mask and not by a box.
     points = jnp.arange(6)
-    mediated = mediation.mediate(
-        case.forward, params, unit_mediator(sites, name), points, x0, x1, eps
-    )
+    mediated = mediation.mediate(case.bind(params), unit_mediator(sites, name), points, x0, x1, eps)
     np.testing.assert_allclose(mediated.gram.total_total, grams.total_total, rtol=1e-4, atol=1e-6)
 
 
@@ -139,7 +144,7 @@ def test_effects_sweep_runs_on_an_adapted_model_and_equals_a_loop():
     run = jax.jit(jax.vmap(lambda x, eps: case.forward(case.params, x, eps)))
     donor = run(donor_x, eps).activations["latent/bottom"]
     got = unit_effects.resample_effects(
-        case.forward, case.params, sites, "latent/bottom", x, eps, donor
+        BoundModel(case.forward, case.params, sites), "latent/bottom", x, eps, donor
     )
     clean = run(x, eps)
     for unit in range(3):
@@ -165,7 +170,7 @@ def test_unrolled_scan_has_a_site_a_layer_with_a_run_that_restarts_there():
             rtol=1e-6,
         )
     grams = mediation.unit_mediation(
-        case.forward, case.params, sites, "encoder/branch[2]", x0, x1, eps
+        BoundModel(case.forward, case.params, sites), "encoder/branch[2]", x0, x1, eps
     )
     assert np.all(np.isfinite(grams.total_total))
     assert np.any(np.abs(grams.total_total) > 1e-6)
@@ -174,7 +179,7 @@ def test_unrolled_scan_has_a_site_a_layer_with_a_run_that_restarts_there():
 def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
     case, x0, x1, eps, sites = made("hierarchical")
     names = ("encoder/low", "latent/top", "latent/bottom", "decoder/mix")
-    wires = paths.wiring(case.forward, case.params, sites, x0[0], eps[0], nodes=names)
+    wires = paths.wiring(BoundModel(case.forward, case.params, sites), x0[0], eps[0], nodes=names)
     assert wires.parents["latent/bottom"] == ("encoder/low", "latent/top")
     assert wires.parents["decoder/mix"] == ("latent/top", "latent/bottom")
     adjacency = [[n in wires.parents[target] for target in names] for n in names]
@@ -200,7 +205,7 @@ def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
     )
     effect = jax.jit(
         lambda edges: paths.path_effect(
-            case.forward, case.params, wires, x0[0], x1[0], eps[0], edges
+            BoundModel(case.forward, case.params), wires, x0[0], x1[0], eps[0], edges
         )
     )
     plain = outcome(old, old, reference)
@@ -213,6 +218,6 @@ def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
 
 def test_paths_go_through_a_scan_whole():
     case, x0, _, eps, sites = made("scanned")
-    wires = paths.wiring(case.forward, case.params, sites, x0[0], eps[0])
+    wires = paths.wiring(BoundModel(case.forward, case.params, sites), x0[0], eps[0])
     assert wires.parents["encoder/branch"] == ("encoder/stem",)
     assert wires.parents["latent/z"] == ("encoder/stem", "encoder/branch")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax.effects import unit_effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.models import adapters
 
 NUM_IMAGES, PIXELS, LATENTS, UNITS = 3, 12, 2, 5
@@ -45,7 +46,9 @@ def question(double):
     forward = adapters.from_linen(module)
     sites = forward.sites(params, x[0], eps[0])
     source = jax.vmap(lambda d, e: forward(params, d, e).activations["decoder"])(donor, eps)
-    ours = unit_effects.resample_effects(forward, params, sites, "decoder", x, eps, source)
+    ours = unit_effects.resample_effects(
+        BoundModel(forward, params, sites), "decoder", x, eps, source
+    )
     assert np.all(ours.squared > 1e-8)
     return module, params, x, eps, donor, np.asarray(ours.squared)
 

@@ -34,6 +34,7 @@ from vaecausal_jax.circuits.tasks import Task, edge_circuit, make_task, node_cir
 from vaecausal_jax.effects import attribution
 from vaecausal_jax.effects.mediation import paired_rows, unit_mediation
 from vaecausal_jax.effects.unit_effects import resample_effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Sites, outputs
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
@@ -77,7 +78,9 @@ def both_directions(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -
     """Exact patching both ways, the larger counting: sees the inputs of AND and of OR."""
     nodes, samples = {}, {}
     for name in inner_sites(sites):
-        grams = unit_mediation(forward, params, sites, name, pairs.x0, pairs.x1, pairs.eps)
+        grams = unit_mediation(
+            BoundModel(forward, params, sites), name, pairs.x0, pairs.x1, pairs.eps
+        )
         nodes[name] = jnp.maximum(grams.pure.mean(1), grams.total_indirect.mean(1))
         samples[name] = grams.pure
     units = sum(sites[name].num_units for name in nodes)
@@ -91,7 +94,9 @@ def resample_index(forward: Forward, params: Any, sites: Sites, pairs: Pairs) ->
     donors = run(params, jnp.roll(pairs.x1, 1, axis=0), pairs.eps, {}).activations
     nodes = {}
     for name in inner_sites(sites):
-        effects = resample_effects(forward, params, sites, name, pairs.x0, pairs.eps, donors[name])
+        effects = resample_effects(
+            BoundModel(forward, params, sites), name, pairs.x0, pairs.eps, donors[name]
+        )
         nodes[name] = effects.squared.mean(1)
     units = sum(sites[name].num_units for name in nodes)
     return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))
@@ -106,8 +111,8 @@ def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pai
 def hessian_corrected(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     """AtP with its second-order term, one Hessian-vector product a unit."""
 
-    def surrogate(*arguments):
-        return attribution.hessian_corrected(*arguments).estimate
+    def surrogate(net, *arguments):
+        return attribution.hessian_corrected(net, *arguments).estimate
 
     units = sum(sites[name].num_units for name in inner_sites(sites))
     cost = 2 * len(pairs.eps) * 2 * (1 + BACKWARD) * units / len(inner_sites(sites))
@@ -118,8 +123,8 @@ def integrated_gradients(forward: Forward, params: Any, sites: Sites, pairs: Pai
     """Gradients along the site's path between the two runs, 16 midpoints, times the change."""
     rule = attribution.gauss_legendre(16)
 
-    def surrogate(*arguments):
-        return attribution.integrated_gradients_activations(*arguments, rule=rule)
+    def surrogate(net, *arguments):
+        return attribution.integrated_gradients_activations(net, *arguments, rule=rule)
 
     cost = 2 * len(pairs.eps) * 16 * (1 + BACKWARD)
     return _surrogate(forward, params, sites, pairs, surrogate, cost)
@@ -240,10 +245,15 @@ def _sizes(signed: dict[Any, Any]) -> dict[Any, Any]:
 def _patched(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     samples = {}
     for name in inner_sites(sites):
-        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        rows = paired_rows(
+            BoundModel(forward, params), name, pairs.x0, pairs.x1, pairs.eps, outputs
+        )
         rows = jax.tree.map(lambda leaf: leaf[: len(pairs.eps)], rows)
         samples[name] = patch_units(
-            forward, params, sites, name, rows, lambda y, row: jnp.sum((y - row.clean) ** 2)
+            BoundModel(forward, params, sites),
+            name,
+            rows,
+            lambda y, row: jnp.sum((y - row.clean) ** 2),
         )
     units = sum(sites[name].num_units for name in samples)
     nodes = {name: effects.mean(1) for name, effects in samples.items()}
@@ -259,10 +269,14 @@ def _surrogate(
 
     nodes = {}
     for name in inner_sites(sites):
-        rows = paired_rows(forward, params, name, pairs.x0, pairs.x1, pairs.eps, outputs)
+        rows = paired_rows(
+            BoundModel(forward, params), name, pairs.x0, pairs.x1, pairs.eps, outputs
+        )
         other = jnp.roll(rows.clean, len(pairs.eps), axis=0)
         rows = rows._replace(reference=other - rows.clean)
-        nodes[name] = jnp.abs(surrogate(forward, params, sites, name, rows, along)).mean(1)
+        nodes[name] = jnp.abs(
+            surrogate(BoundModel(forward, params, sites), name, rows, along)
+        ).mean(1)
     return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
 
 

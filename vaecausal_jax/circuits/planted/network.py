@@ -10,6 +10,7 @@ from jax import Array
 
 from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions import Interventions
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.changed import whole
 from vaecausal_jax.interventions.sites import Forward, Sites, Tape, Trace
 from vaecausal_jax.models import layers
@@ -96,6 +97,11 @@ class Planted(NamedTuple):
     sample: Callable[..., Pairs]
     readout: Callable[[Array], Array]
     truth: Truth
+
+    @property
+    def net(self) -> BoundModel:
+        """The network with its parameters."""
+        return BoundModel(self.forward, self.params, self.sites)
 
 
 class Weights(NamedTuple):

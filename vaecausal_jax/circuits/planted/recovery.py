@@ -175,8 +175,8 @@ def _prior_effects(
 ) -> tuple[UnitEffects, Array]:
     """Effects of redrawing each latent from the prior; energies on read-outs (latents, factors)."""
     base, donor = jax.random.normal(key, (2, len(pairs.eps), *planted.sites[latents].shape))
-    arguments = (planted.forward, planted.params, planted.sites, latents)
-    effects = resample_effects(*arguments, pairs.x0, pairs.eps, donor, base=base)
+    net = planted.net
+    effects = resample_effects(net, latents, pairs.x0, pairs.eps, donor, base=base)
 
     def read(trace: Trace) -> Array:
         return planted.readout(trace.outputs)
@@ -185,7 +185,7 @@ def _prior_effects(
         return read(planted.forward(planted.params, x, eps, patch(planted.sites, latents, z)))
 
     rows = Rows(pairs.x0, pairs.eps, base, donor, jax.vmap(held)(pairs.x0, pairs.eps, base))
-    squared = patch_units(*arguments, rows, lambda y, row: (y - row.clean) ** 2, outcome=read)
+    squared = patch_units(net, latents, rows, lambda y, row: (y - row.clean) ** 2, outcome=read)
     return effects, squared.mean(1) / 2
 
 
@@ -195,11 +195,8 @@ def _write_samples(planted: Planted, pairs: Pairs, site: str) -> tuple[Array, Ar
     def read(trace: Trace) -> Array:
         return planted.readout(trace.outputs)
 
-    arguments = (planted.forward, planted.params)
-    rows = paired_rows(*arguments, site, pairs.x0, pairs.x1, pairs.eps, read)
-    change = patch_units(
-        *arguments, planted.sites, site, rows, lambda y, row: y - row.clean, outcome=read
-    )
+    rows = paired_rows(planted.net, site, pairs.x0, pairs.x1, pairs.eps, read)
+    change = patch_units(planted.net, site, rows, lambda y, row: y - row.clean, outcome=read)
     rises = jnp.sign(_units(planted, site, rows.donor) - _units(planted, site, rows.natural))
     writes = jnp.moveaxis(_in_sd(change * rises.T[..., None], rows.clean), -1, 1)
     # Both runs of a pair are one observation.

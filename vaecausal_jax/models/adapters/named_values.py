@@ -45,6 +45,7 @@ from vaecausal_jax.interventions import (
     Replace,
     SubspaceSwap,
 )
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.changed import Changed, whole
 from vaecausal_jax.interventions.evaluation_mode import check_evaluation
 from vaecausal_jax.interventions.sites import Intervention, Site, Sites, Tape, Trace
@@ -87,6 +88,10 @@ class AdaptedModel:
     sites: Sites
     image_shape: tuple[int, ...]
     noise_shape: tuple[int, ...]
+
+    def bind(self, params: Any) -> BoundModel:
+        """The forward with its parameters: what every question is asked of."""
+        return BoundModel(self.forward, params, self.sites)
 
     @property
     def has_noise(self) -> bool:
@@ -137,6 +142,10 @@ class Adapted:
 
         jax.eval_shape(run, params, x, eps)
         return Sites(found)
+
+    def bind(self, params: Any, x: Any, eps: Any) -> BoundModel:
+        """The forward with its parameters; ``x`` and ``eps`` as in ``sites``."""
+        return BoundModel(self, params, self.sites(params, x, eps))
 
     def model(self, params: Any, x: Any, eps: Any) -> AdaptedModel:
         """The forward with its sites and the shapes of one image and its noise."""
