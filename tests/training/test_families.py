@@ -10,7 +10,7 @@ from scipy import stats
 from vaecausal_jax import interventions as iv
 from vaecausal_jax import models
 from vaecausal_jax.training import objectives as obj
-from vaecausal_jax.training.objectives.discriminator import adversary
+from vaecausal_jax.training.objectives.adversarial import adversary
 from vaecausal_jax.training.trainer import TrainConfig, make_train
 
 DENSE = {"encoder_dense": (7,), "decoder_dense": (6,)}
