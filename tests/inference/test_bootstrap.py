@@ -146,12 +146,12 @@ def test_studentised_interval_reaches_further_into_the_long_tail_than_percentile
 def test_intervals_move_and_scale_with_the_samples(interval):
     samples = jnp.asarray(np.random.default_rng(0).gamma(2.0, size=(2, 40)), float)
 
-    def values.ends:
+    def ends(values):
         e = inference.bootstrap_mean(KEY, values, intervention="a", interval=interval)
         assert interval.__name__ in e.method
         return np.stack([e.low, e.high])
 
-    plain = samples.ends
+    plain = ends(samples)
     np.testing.assert_allclose(ends(4 * samples + 3), 4 * plain + 3, rtol=1e-4)
     np.testing.assert_allclose(ends(-samples)[::-1], -plain, rtol=2e-2)
     same = ends(jnp.full((2, 40), 0.7))
