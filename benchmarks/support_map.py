@@ -36,6 +36,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from vaecausal_jax import interventions as iv
 from vaecausal_jax.effects import mediation, mediators, unit_effects
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape
 from vaecausal_jax.models import adapters
 from vaecausal_jax.models.adapters.equinox import from_equinox

@@ -288,4 +288,4 @@ def test_effective_units_of_equal_shares_is_their_number(convert):
 def test_arguments_that_do_not_fit_are_refused(call, message, run):
     params, x, eps = run
     with pytest.raises(ValueError, match=message):
-        call(MODEL.forward, params, MODEL.sites, "latent/z", x, eps)
+        call(MODEL.bind(params), "latent/z", x, eps)

@@ -349,6 +349,130 @@ def test_effects_that_never_vary_have_an_interval_of_no_length():
         np.testing.assert_allclose(value, 2.0)
 
 
+# --- functions of many ratios, bands, middle halves ----------------------------------------------
+
+
+def largest(ratios):
+    return ratios.max(0)
+
+
+def test_a_function_that_picks_one_ratio_has_the_interval_of_that_ratio():
+    numerator, denominator = np.random.default_rng(0).exponential(size=(2, 3, 50)) + 0.1
+    picked = inference.bootstrap_function(
+        KEY, lambda r: r[1], numerator, denominator, intervention="none", num_replicates=4000
+    )
+    plain = inference.bootstrap_ratio(
+        KEY, numerator, denominator, intervention="none", num_replicates=4000
+    )
+    np.testing.assert_allclose(picked.value, plain.value[1], rtol=1e-6)
+    # Weights are of another key: the ends agree up to the bootstrap's own noise.
+    width = plain.high[1] - plain.low[1]
+    np.testing.assert_allclose(picked.low, plain.low[1], atol=0.06 * width)
+    np.testing.assert_allclose(picked.high, plain.high[1], atol=0.06 * width)
+    assert picked.num_inputs == 50
+
+
+def test_the_largest_of_noise_is_no_larger_than_its_null():
+    # E max of 20 means of 40 standard normals: 1.867 / sqrt(40).
+    noise = np.random.default_rng(1).normal(size=(20, 40))
+    found = inference.bootstrap_function(
+        KEY, largest, noise, intervention="none", num_flips=2000, num_replicates=20
+    )
+    expected = stats.norm.expect(lambda x: 20 * x * stats.norm.cdf(x) ** 19) / np.sqrt(40)
+    np.testing.assert_allclose(found.null, expected, rtol=0.1)
+    effect = noise + np.linspace(0, 3, 20)[:, None]
+    found = inference.bootstrap_function(
+        KEY, largest, effect, intervention="none", num_replicates=20
+    )
+    assert found.value > 2 * found.null
+
+
+@pytest.mark.slow
+def test_copies_of_images_change_no_function_once_they_are_clusters():
+    numerator = np.random.default_rng(2).normal(size=(3, 12))
+    options = {"intervention": "none", "num_replicates": 200}
+    plain = inference.bootstrap_function(KEY, largest, numerator, **options)
+    copies = inference.bootstrap_function(
+        KEY,
+        largest,
+        np.repeat(numerator, 4, axis=1),
+        clusters=np.repeat(np.arange(12), 4),
+        **options,
+    )
+    np.testing.assert_allclose(copies.ends, plain.ends, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(copies.null, plain.null, rtol=1e-4, atol=1e-6)
+    assert "12 clusters" in copies.method
+
+
+@pytest.fixture(scope="module")
+def curves():
+    """Random walks of 6 points with mean 0, 40 images, many replicates; both kinds of interval."""
+
+    def one(key):
+        data, weights = jax.random.split(key)
+        walks = jnp.cumsum(jax.random.normal(data, (6, 40)), axis=0)
+        resampled = inference.resample_ratio(weights, walks, jnp.ones((1, 40)), num_replicates=250)
+        return [
+            interval(resampled, 0.95) for interval in (inference.simultaneous, inference.percentile)
+        ]
+
+    keys = jax.random.split(KEY, 600)
+    return jax.jit(lambda k: jax.lax.map(one, k, batch_size=20))(keys)
+
+
+def test_bands_hold_the_whole_curve_as_often_as_they_say_and_pointwise_intervals_do_not(curves):
+    whole, pointwise = (
+        np.mean(((low <= 0) & (high >= 0)).all(1)) for low, high in map(np.asarray, curves)
+    )
+    assert 0.93 <= whole <= 0.97
+    assert pointwise < 0.9
+
+
+@pytest.mark.slow
+def test_a_curve_of_one_point_has_an_ordinary_interval():
+    samples = np.random.default_rng(3).normal(size=(1, 60))
+    band, own = (
+        inference.bootstrap_mean(
+            KEY, samples, intervention="none", num_replicates=4000, interval=interval
+        )
+        for interval in (inference.simultaneous, inference.studentised)
+    )
+    np.testing.assert_allclose(band.high - band.low, own.high - own.low, rtol=0.1)
+    np.testing.assert_allclose((band.high + band.low) / 2, band.value, atol=1e-5)
+
+
+def test_points_that_never_vary_are_known_and_do_not_widen_the_others():
+    rng = np.random.default_rng(4)
+    curve = rng.normal(size=(3, 30))
+    still = np.concatenate([curve, np.zeros((1, 30)), np.full((1, 30), 2.0)])
+    with_still, without = (
+        inference.bootstrap_mean(
+            KEY, a, intervention="none", num_replicates=200, interval=inference.simultaneous
+        )
+        for a in (still, curve)
+    )
+    np.testing.assert_allclose(with_still.low[:3], without.low, rtol=1e-4)
+    np.testing.assert_array_equal(with_still.low[3:], [0, 2])
+    np.testing.assert_array_equal(with_still.high[3:], [0, 2])
+
+
+def test_interquartile_mean_is_scipys_and_one_failed_model_does_not_decide():
+    values = np.random.default_rng(5).normal(size=(8, 3))
+    options = {"num_inputs": 10, "intervention": "none"}
+    found = inference.interquartile_mean(KEY, values, **options)
+    np.testing.assert_allclose(found.value, stats.trim_mean(values.ravel(), 0.25))
+    assert found.low < found.value < found.high
+    assert found.num_seeds == 8
+    failed = values.copy()
+    failed[0, 0] = 1e6
+    assert abs(inference.interquartile_mean(KEY, failed, **options).value) < 2
+    shifted = inference.interquartile_mean(KEY, 3 + 2 * values, **options)
+    np.testing.assert_allclose(shifted.ends, [3 + 2 * end for end in found.ends], rtol=1e-12)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
 ONES = jnp.ones((2, 4))
 BAD_CALLS = {
     "labels": (
@@ -374,6 +498,26 @@ BAD_CALLS = {
     "fieller level": (
         lambda: inference.fieller_ratio(ONES, ONES, intervention="a", level=1.0),
         "between 0 and 1",
+    ),
+    "one image of a function": (
+        lambda: inference.bootstrap_function(KEY, largest, np.ones(1), intervention=""),
+        "at least two, images",
+    ),
+    "another denominator": (
+        lambda: inference.bootstrap_function(
+            KEY, largest, np.ones(4), np.ones((2, 4)), intervention=""
+        ),
+        "does not broadcast",
+    ),
+    "no curve": (
+        lambda: inference.bootstrap_mean(
+            KEY, np.ones(5), intervention="", interval=inference.simultaneous
+        ),
+        r"\(5,\) is no curve",
+    ),
+    "one model": (
+        lambda: inference.interquartile_mean(KEY, np.ones((1, 4)), num_inputs=1, intervention=""),
+        r"shape \(1, 4\), expected \(seeds, strata\)",
     ),
 }
 
@@ -408,7 +552,7 @@ def test_ratios_and_means_do_not_depend_on_the_unit_of_their_samples(size):
     scaled = inference.bootstrap_mean(
         jax.random.key(0), samples * np.float32(size), intervention="none"
     )
-    for one, other in zip(scaled[:3], usual[:3], strict=True):
+    for one, other in zip(scaled.ends, usual.ends, strict=True):
         np.testing.assert_allclose(np.asarray(one, np.float64) / size, other, rtol=1e-5)
     relative = inference.linearised_ratio(jnp.asarray(samples) * size / 10, jnp.full(8, size))
     np.testing.assert_allclose(relative.mean(), samples.mean() / 10, rtol=1e-5)

@@ -1,5 +1,6 @@
 """Agreement of scores over models: against SciPy and pingouin, and where there is none."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -8,6 +9,7 @@ from vaecausal_jax.inference.correlation import (
     partial_correlation,
     partial_residuals,
     rank_agreement,
+    spearman,
 )
 
 
@@ -150,3 +152,12 @@ def test_perfect_agreement_of_few_models_has_no_interval():
     assert found.correlation[0, 1] == pytest.approx(1)
     assert np.isnan(found.low[0, 1])
     assert np.isnan(found.high[0, 1])
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit])
+def test_traced_rank_correlation_is_scipys_with_ties(wrap):
+    a, b = np.random.default_rng(3).integers(0, 6, size=(2, 4, 30)).astype(float)
+    expected = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(wrap(spearman)(a, b), expected, atol=1e-6)
+    np.testing.assert_allclose(wrap(spearman)(a, a**3), np.ones(4), atol=1e-6)
+    assert np.isnan(wrap(spearman)(np.ones((1, 30)), b)).all()

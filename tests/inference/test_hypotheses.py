@@ -177,6 +177,22 @@ def test_false_discoveries_of_simulated_units_stay_below_q():
 SAMPLES = np.random.default_rng(0).normal(np.array([0.0, 0.2, -0.6, 3.0])[:, None], 1, (4, 25))
 
 
+def test_discoveries_in_two_steps_by_hand():
+    # Simes: 0.002, 0.03 * 2, 0.9, none: one of three families is selected, at q / 3 within.
+    p_values = np.array([[0.001, 0.03], [0.03, 0.9], [0.9, 0.9], [np.nan, np.nan]])
+    found = inference.hierarchical_discovery(p_values, q=0.05)
+    np.testing.assert_array_equal(found, [[True, False], [False] * 2, [False] * 2, [False] * 2])
+    # With all families selected it is BH within each.
+    found = inference.hierarchical_discovery(p_values[:1], q=0.05)
+    np.testing.assert_array_equal(found, [[True, True]])
+
+
+def test_families_of_noise_are_selected_no_more_often_than_q():
+    p_values = np.random.default_rng(6).uniform(size=(1000, 20, 5))
+    any_found = [inference.hierarchical_discovery(p).any() for p in p_values]
+    assert np.mean(any_found) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_minimum_effect_of_zero_is_the_two_sided_t_test():
     expected = stats.ttest_1samp(SAMPLES, 0, axis=1).pvalue
     np.testing.assert_allclose(inference.minimum_effect_test(SAMPLES, 0.0), expected)
@@ -236,6 +252,12 @@ BAD_CALLS = {
     "p": (lambda: inference.false_discovery([0.1, 1.2]), r"lie in \[0, 1\], got 0.1 .. 1.2"),
     "margin": (lambda: inference.equivalence_test(SAMPLES, -0.1), "margin must not be negative"),
     "delta": (lambda: inference.minimum_effect_test(SAMPLES, -1), "delta must not be negative"),
+    "families without tests": (lambda: inference.hierarchical_discovery([0.1]), r"shape \(1,\)"),
+    "p of a family": (
+        lambda: inference.hierarchical_discovery([[0.1, 1.2]]),
+        r"p-values lie in \[0, 1\]",
+    ),
+    "q": (lambda: inference.hierarchical_discovery([[0.1]], q=1.0), "q must lie between 0 and 1"),
 }
 
 

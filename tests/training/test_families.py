@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
-from vaecausal_jax.training.objectives.discriminator import adversary
 
 from vaecausal_jax import interventions as iv
 from vaecausal_jax import models
 from vaecausal_jax.training import objectives as obj
+from vaecausal_jax.training.objectives.adversarial import adversary
 from vaecausal_jax.training.trainer import TrainConfig, make_train
 
 DENSE = {"encoder_dense": (7,), "decoder_dense": (6,)}

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy import stats
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from vaecausal_jax.indices import as_indices, is_traced
+from vaecausal_jax.inference.correlation import spearman
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Site, Sites, measure, outputs
@@ -366,7 +366,7 @@ def surrogate_agreement(
     wrong = jnp.sum(counted & (jnp.sign(surrogate) != jnp.sign(exact)), -1)
     num_counted = jnp.sum(counted, -1)
     return Agreement(
-        _spearman(exact, surrogate),
+        spearman(exact, surrogate),
         jnp.max(relative, -1),
         jnp.where(num_counted > 0, wrong / jnp.maximum(num_counted, 1), jnp.nan),
     )
@@ -426,13 +426,6 @@ def _slope_without_each(x: Array, y: Array) -> Array:
     # What rounding can leave of a sum of squares is no variance to regress on.
     varies = xx > num * jnp.finfo(xx.dtype).eps * total
     return jnp.where(varies, xy / jnp.where(varies, xx, 1.0), 0.0)
-
-
-def _spearman(a: Array, b: Array) -> Array:
-    a, b = (stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (a, b))
-    scale = jnp.sum(a * a, -1) * jnp.sum(b * b, -1)
-    safe = jnp.where(scale > 0, scale, 1.0)
-    return jnp.where(scale > 0, jnp.sum(a * b, -1) / jnp.sqrt(safe), jnp.nan)
 
 
 def _check_site(sites: Sites, name: str, rows: Rows) -> Site:

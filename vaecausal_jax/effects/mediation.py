@@ -179,7 +179,7 @@ def mean_activations(net: BoundModel, x: Array, eps: Array) -> dict[str, Array]:
         eps: Noise, (images, ...).
     """
     check_rows(x=x, eps=eps)
-    values = jax.vmap(lambda *run: net(*run, {}).activations)(x, eps)
+    values = jax.vmap(lambda image, noise: net(image, noise).activations)(x, eps)
     return {
         name: value.mean(0)
         for name, value in values.items()

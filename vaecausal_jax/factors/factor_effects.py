@@ -88,7 +88,7 @@ def read_tensor(net: BoundModel, name: str, pairs: FactorPairs) -> Array:
     _check_units(name, net.sites[name])
 
     def values(x, eps):
-        return jax.vmap(lambda *run: net(*run, {}).activations[name])(x, eps)
+        return jax.vmap(lambda image, noise: net(image, noise).activations[name])(x, eps)
 
     flat = pairs.flat()
     read = moved(name, net.sites[name], values(flat.x0, flat.eps), values(flat.x1, flat.eps))

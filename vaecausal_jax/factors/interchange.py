@@ -278,7 +278,7 @@ def interchange_report(
     @jax.jit
     def measure(weights, point, inputs):
         swapped = interchange(
-            net.bind(weights),
+            net.with_params(weights),
             alignment.mediator,
             jax.tree.map(lambda a: a[None], point),
             inputs,

@@ -5,9 +5,13 @@ share a base image, or trained models. Which of them a number generalises to is 
 """
 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect
-from vaecausal_jax.inference.bootstrap import bootstrap_mean, bootstrap_ratio
+from vaecausal_jax.inference.bootstrap import (
+    bootstrap_function,
+    bootstrap_mean,
+    bootstrap_ratio,
+    interquartile_mean,
+)
 from vaecausal_jax.inference.estimate import MIN_SEEDS, Estimate
-from vaecausal_jax.inference.functions import bootstrap_function, interquartile_mean
 from vaecausal_jax.inference.hypotheses import (
     SignFlipTest,
     equivalence_margin,

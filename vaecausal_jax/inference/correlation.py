@@ -7,12 +7,29 @@ of one seed, or seeds of one family, are not independent, and no formula here kn
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.scipy import stats as jax_stats
 from jax.typing import ArrayLike
 from scipy import special, stats
 
-from vaecausal_jax.inference import Estimate
-from vaecausal_jax.inference.estimate import check_level
+from vaecausal_jax.inference.estimate import Estimate, check_level
+
+
+def spearman(a: Array, b: Array) -> Array:
+    """Spearman's rank correlation along the last axis; traceable.
+
+    Ties share their mean rank. NaN where either is constant.
+
+    Args:
+        a: (..., samples).
+        b: (..., samples), broadcastable to it.
+    """
+    a, b = (jax_stats.rankdata(v, axis=-1) - (v.shape[-1] + 1) / 2 for v in (a, b))
+    scale = jnp.sum(a * a, -1) * jnp.sum(b * b, -1)
+    safe = jnp.where(scale > 0, scale, 1.0)
+    return jnp.where(scale > 0, jnp.sum(a * b, -1) / jnp.sqrt(safe), jnp.nan)
 
 
 class RankAgreement(NamedTuple):

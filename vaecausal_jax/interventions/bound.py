@@ -34,6 +34,10 @@ class BoundModel:
         """Runs one image, with interventions. Batch it with ``jax.vmap``, under ``jax.jit``."""
         return self.forward(self.params, x, eps, interventions)
 
+    def with_params(self, params: Any) -> "BoundModel":
+        """The same network with other parameters, such as those of another seed."""
+        return dataclasses.replace(self, params=params)
+
 
 def bind(forward: Forward, params: Any, x: Any, eps: Any) -> BoundModel:
     """Binds any forward of the contract to its parameters.

@@ -1,6 +1,6 @@
 """Training: objectives, a trainer that is one pure function, and many seeds in one program.
 
-``checkpoint`` saves as it goes and goes on where it stopped, bit for bit.
+``checkpoint`` saves a run as it goes and continues it where it stopped, bit for bit.
 """
 
 from vaecausal_jax.training import objectives

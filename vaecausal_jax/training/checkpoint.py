@@ -43,9 +43,9 @@ def save(folder: str | os.PathLike, step: int, tree: Any, spec: Mapping[str, Any
 
     Args:
         folder: Where the run's checkpoints live; made if absent.
-        step: Its number.
+        step: Number of the checkpoint.
         tree: Pytree of arrays, typed PRNG keys included.
-        spec: What produced it, as JSON values: compared when it is restored.
+        spec: What produced it, as JSON values, which are compared when it is restored.
     """
     tree = gathered(tree)
     from_first(lambda: _save(pathlib.Path(folder).absolute(), step, tree, spec))
@@ -150,10 +150,10 @@ def train_resumably(
     progress: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[int, Mapping[str, np.ndarray]], None] = lambda done, history: None,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Trains one model a key in one program, saving as it goes and going on where it stopped.
+    """Trains one model per key in one program, saves as it goes and goes on where it stopped.
 
-    Interrupted and called again with the same arguments it gives, bit for bit, what it would have
-    given uninterrupted.
+    If it is interrupted and called again with the same arguments, it gives bit for bit what it
+    would have given uninterrupted.
 
     Args:
         config: What to train.
@@ -166,7 +166,7 @@ def train_resumably(
         over_seeds: ``map_seeds``, ``vmap_seeds`` or ``shard_seeds``; the fastest here if None.
         progress: Called with (steps done, steps in all) at the start and after each save.
         watch: Called before each call of ``progress`` with (steps done, history), the history as it
-            is returned, NaN where nothing is recorded yet.
+            is returned, with NaN where nothing is recorded yet.
 
     Returns:
         States with a leading axis of seeds; history with leading axes (seeds, records).
@@ -309,7 +309,7 @@ def _kinds_of_keys(tree: Any) -> dict[str, str]:
 
 
 def _from_words(words: np.ndarray, like: Any, kind_of_key: str | None) -> Any:
-    """The leaf of its stored values, bound to no device, so that a program may spread it."""
+    """Rebuilds a leaf from its stored values, bound to no device: a program may spread it."""
     if isinstance(like, np.ndarray):
         return words
     if kind_of_key is not None:
@@ -320,6 +320,6 @@ def _from_words(words: np.ndarray, like: Any, kind_of_key: str | None) -> Any:
 def _abstract(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray):
         return leaf
-    # With a sharding of its own, else Orbax asks for the very devices that it was saved from.
+    # Without a sharding Orbax asks for the very devices that it was saved from.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)

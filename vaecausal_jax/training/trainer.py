@@ -1,8 +1,8 @@
 """Training: the step loop inside ``lax.scan``, many seeds in one program.
 
-``make_train(config)`` returns a pure ``train(key, data)``. The same steps are also had in pieces
-(``make_trainer``: ``init`` and ``advance``), which is how a long run is checkpointed: a state that
-is advanced twice equals, bit for bit, one that was saved, restored and then advanced.
+``make_train(config)`` returns a pure ``train(key, data)``. ``make_trainer`` gives the same steps in
+pieces, ``init`` and ``advance``, by which a long run is checkpointed: a state that is advanced
+twice equals, bit for bit, one that was saved, restored and then advanced.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ ACTIVE_KL = 0.01
 
 
 _GREATEST_PIXEL = 32.0
-"""Beyond this no pixels are standardised ones."""
+"""Larger pixels are not standardised ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainConfig:
         objective: Family and strength.
         optimizer: Optax transformation of the model's gradients.
         num_steps: Gradient steps, a multiple of ``record_every``.
-        batch_size: Images a step, drawn with replacement.
+        batch_size: Images per step, drawn with replacement.
         record_every: Loss terms are averaged over this many steps and recorded.
     """
 
@@ -206,7 +206,8 @@ class _Images(NamedTuple):
 
     Attributes:
         pixels: (images, height, width, channels).
-        divisor: Of whole numbers, 255 or 1; NaN for an unknown scale. None for floats as they are.
+        divisor: What whole numbers are divided by, 255 or 1; NaN for an unknown scale. None for
+            floats, which are taken as they are.
     """
 
     pixels: Any
@@ -214,7 +215,7 @@ class _Images(NamedTuple):
 
 
 def _on_scale(data: Any, likelihood: str) -> Any:
-    """A ``Dataset`` as it is; of an array, on which scale it is.
+    """Returns a ``Dataset`` as it is, and an array with its scale.
 
     Raises:
         ValueError: A concrete array on a scale that the likelihood cannot read.
@@ -282,7 +283,7 @@ def shard_seeds(
 
     Args:
         run: What is done for one seed.
-        devices: Which devices; all by default, those of other processes included.
+        devices: All by default, those of other processes included.
         on_each: How the seeds of one device are run: ``map_seeds`` or ``vmap_seeds``.
     """
 
@@ -315,9 +316,10 @@ def shard_seeds(
 def fastest_over_seeds() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The way over seeds that measured fastest on this platform (``benchmarks/training.py``).
 
-    Over all devices; on each, all seeds at once on a GPU, and one after another elsewhere. Of a TPU
-    only the programs are known (``benchmarks/tpu_programs.py``): kernels that differ from seed to
-    seed become groups of a convolution, and 64 of them do 1.7 times the arithmetic.
+    Seeds are spread over all devices; each runs its seeds at once on a GPU, and one after another
+    elsewhere. For TPUs only the compiled programs are known (``benchmarks/tpu_programs.py``):
+    kernels that differ from seed to seed become groups of a convolution, and 64 of them do 1.7
+    times the arithmetic.
     """
     if platform() == "gpu":
         return functools.partial(shard_seeds, on_each=vmap_seeds)
@@ -325,15 +327,15 @@ def fastest_over_seeds() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def diagnose(history: dict[str, Any], record_every: int) -> list[str]:
-    """Says of each seed whether its run may be used.
+    """Says for each seed whether its run may be used.
 
     Args:
-        history: Terms with leading axes (seeds, records), as from a seeded ``train``.
-        record_every: Steps a record.
+        history: Terms with leading axes (seeds, records), as ``train`` over seeds gives.
+        record_every: Steps per record.
 
     Returns:
-        One string a seed: ``"ok"``, or a sentence that begins with ``"diverged"`` (a loss that is
-        not finite) or ``"collapsed"`` (no latent carries ``ACTIVE_KL`` nats; or one code for all).
+        One string per seed: ``"ok"``, or a sentence that begins with ``"diverged"`` (a loss is not
+        finite) or ``"collapsed"`` (no latent carries ``ACTIVE_KL`` nats, or all share one code).
 
     Raises:
         ValueError: A history without the axis of seeds.

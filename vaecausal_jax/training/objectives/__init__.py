@@ -8,13 +8,11 @@ Beyond those six families: adversarial, whitening, semi-supervised, item-based (
 tables of mixed columns, which are a likelihood for any of them.
 """
 
-from vaecausal_jax.training.objectives.adversarial import adversarial_vae
-from vaecausal_jax.training.objectives.beta import beta_vae, vae
-from vaecausal_jax.training.objectives.beta_tc import (
-    beta_tc_vae,
-    log_aggregate_posterior,
-    log_importance_weights,
-    total_correlation,
+from vaecausal_jax.training.objectives.adversarial import (
+    Discriminator,
+    adversarial_vae,
+    factor_vae,
+    permute_latents,
 )
 from vaecausal_jax.training.objectives.columns import (
     Column,
@@ -25,15 +23,24 @@ from vaecausal_jax.training.objectives.columns import (
     gaussian_column,
     mixed,
 )
-from vaecausal_jax.training.objectives.dip import (
+from vaecausal_jax.training.objectives.further import (
+    fit_whitening,
+    item_vae,
+    semi_supervised_vae,
+    whitening_vae,
+)
+from vaecausal_jax.training.objectives.gaussian_latents import (
+    beta_tc_vae,
+    beta_vae,
     covariance_of_means,
     dip_penalty,
     dip_vae_i,
     dip_vae_ii,
+    log_aggregate_posterior,
+    log_importance_weights,
+    total_correlation,
+    vae,
 )
-from vaecausal_jax.training.objectives.discriminator import Discriminator
-from vaecausal_jax.training.objectives.factor import factor_vae, permute_latents
-from vaecausal_jax.training.objectives.items import item_vae
 from vaecausal_jax.training.objectives.likelihoods import (
     Likelihood,
     bernoulli,
@@ -41,9 +48,7 @@ from vaecausal_jax.training.objectives.likelihoods import (
     multinomial,
 )
 from vaecausal_jax.training.objectives.objective import Objective, Terms, kl_per_latent
-from vaecausal_jax.training.objectives.semi_supervised import semi_supervised_vae
 from vaecausal_jax.training.objectives.vector_quantised import vq_vae
-from vaecausal_jax.training.objectives.whitening import fit_whitening, whitening_vae
 
 __all__ = [
     "Column",

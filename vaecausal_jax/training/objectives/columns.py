@@ -1,8 +1,8 @@
-"""Tables of mixed columns: a Gaussian, Bernoulli, categorical or count likelihood a column.
+"""Tables of mixed columns: each has a Gaussian, Bernoulli, categorical or count likelihood.
 
-A row is an "image" of shape (1, width, 1): each column encoded to one number or several, side by
+A row is an "image" of shape (1, width, 1). Each column is encoded to one number or several, side by
 side, so that any model of vectors (``models.mlp_vae((1, width, 1), head="columns")``), any
-objective and any intervention takes it as it is. In the manner of HI-VAE (Nazabal et al. 2020,
+objective and any intervention takes the row as it is. It follows HI-VAE (Nazabal et al. 2020,
 arXiv:1807.03653), without its missing values.
 """
 
@@ -23,7 +23,7 @@ class Column(NamedTuple):
     """One column of a table.
 
     Attributes:
-        name: Of its likelihood.
+        name: Name of its likelihood.
         width: Numbers that encode one entry, and outputs that describe its distribution.
         encode: NumPy entries (rows,) to (rows, width).
         log_prob: (outputs, encoded), each (..., width), to log p in nats, (...,).
@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 def gaussian_column(variance: float = 1.0) -> Column:
-    """Real numbers, standardise them first; the output is the mean, the variance is fixed."""
+    """Real numbers, to be standardised first; the output is the mean, the variance is fixed."""
     constant = math.log(2 * math.pi * variance)
 
     def log_prob(outputs, x):
@@ -90,7 +90,7 @@ def categorical_column(num_levels: int) -> Column:
 def count_column() -> Column:
     """Counts, encoded as log(1 + count) to keep them small; the output is the log of the rate.
 
-    The likelihood is Poisson's of the count itself.
+    The likelihood is the Poisson distribution of the count itself.
     """
 
     def encode(x):
@@ -109,7 +109,7 @@ def count_column() -> Column:
 
 
 def mixed(columns: Sequence[Column]) -> Likelihood:
-    """Independent columns, each by its own likelihood, for "images" (1, width, 1).
+    """Reads the columns of "images" (1, width, 1) as independent, each by its likelihood.
 
     Nats of densities (Gaussian) and of probabilities add up to a density; its level depends on the
     units of the real columns.
@@ -142,11 +142,11 @@ def mixed(columns: Sequence[Column]) -> Likelihood:
 
 
 def encode_table(columns: Sequence[Column], entries: Sequence[ArrayLike]) -> np.ndarray:
-    """A table as "images": (rows, 1, width, 1) float32.
+    """Encodes a table as "images", (rows, 1, width, 1) float32.
 
     Args:
-        columns: What each holds.
-        entries: Of each column, (rows,).
+        columns: What each column holds.
+        entries: The entries of each column, (rows,).
 
     Raises:
         ValueError: Another number of columns, columns of different length, entries that are not

@@ -16,7 +16,7 @@ class Likelihood(NamedTuple):
     """How the decoder's outputs are read as a distribution over images.
 
     Attributes:
-        name: ``"bernoulli"`` or ``"gaussian"``.
+        name: Such as ``"bernoulli"`` or ``"gaussian"``.
         head: Name of the decoder's last site under this likelihood.
         log_prob: (outputs, images) to log p in nats, summed over the last three axes.
         mean: outputs to the expected image.
@@ -29,9 +29,9 @@ class Likelihood(NamedTuple):
 
 
 def bernoulli() -> Likelihood:
-    """Independent Bernoulli pixels; outputs are logits. Images may be grey: the field's habit.
+    """Independent Bernoulli pixels; outputs are logits. Images may be grey.
 
-    Concrete images outside [0, 1] are a ValueError: their "probability" has no bound.
+    Concrete images outside [0, 1] raise a ValueError: their "probability" has no bound.
     """
 
     def log_prob(logits, images):

@@ -20,9 +20,9 @@ class Objective(NamedTuple):
         init: (key, params) to the objective's own state: a discriminator, moving averages, or ().
         loss: (params, state, trace, images, key) to (scalar to minimise, terms to record).
         update: (params, state, trace, images, key) to (params, state, terms), called after each
-            gradient step on ``params``; what is not learned by that gradient is learned here.
-        likelihood: The one its loss reads the outputs by, if any; the trainer checks it against the
-            model's head.
+            gradient step on ``params``; it learns what that gradient does not.
+        likelihood: The likelihood by which its loss reads the outputs, if any; the trainer checks
+            it against the model's head.
     """
 
     name: str

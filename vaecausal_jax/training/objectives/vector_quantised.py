@@ -21,7 +21,8 @@ def vq_vae(
         likelihood: Bernoulli if None.
         commitment: Weight of the distance that pulls the encoder to its code.
         decay: The codebook follows moving averages with this decay; if None it is learned by the
-            gradient of its own distance term. A code that was not used stays where it is.
+            gradient of the distance from encoder to code. A code that was not used stays where it
+            is.
     """
     likelihood = likelihood or bernoulli()
 

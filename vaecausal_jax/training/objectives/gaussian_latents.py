@@ -1,4 +1,8 @@
-"""beta-TC-VAE: total correlation by minibatch estimates of the aggregate posterior."""
+"""Objectives of Gaussian latents: VAE, beta-VAE, DIP-VAE, beta-TC-VAE.
+
+Each is the ELBO with another weight or one more term: of the covariance of the latents, or of their
+total correlation, by minibatch estimates of the aggregate posterior.
+"""
 
 import math
 
@@ -8,6 +12,79 @@ from jax import Array
 
 from vaecausal_jax.training.objectives.likelihoods import Likelihood, bernoulli
 from vaecausal_jax.training.objectives.objective import Objective, elbo_terms, no_state, no_update
+
+
+def vae(likelihood: Likelihood | None = None) -> Objective:
+    """The VAE of Kingma and Welling (arXiv:1312.6114): negative ELBO."""
+    return beta_vae(1.0, likelihood)._replace(name="vae")
+
+
+def beta_vae(beta: float, likelihood: Likelihood | None = None) -> Objective:
+    """beta-VAE (Higgins et al. 2017): reconstruction + beta KL."""
+    likelihood = likelihood or bernoulli()
+
+    def loss(params, state, trace, images, key):
+        reconstruction, kl, terms = elbo_terms(likelihood, trace, images)
+        return reconstruction + beta * kl, terms
+
+    return Objective("beta_vae", no_state, loss, no_update, likelihood)
+
+
+def dip_vae_i(
+    lambda_od: float, lambda_d: float | None = None, likelihood: Likelihood | None = None
+) -> Objective:
+    """DIP-VAE-I (Kumar et al. 2018, arXiv:1711.00848): draws the means' covariance to identity.
+
+    Args:
+        lambda_od: Weight of squared off-diagonal entries.
+        lambda_d: Weight of squared (diagonal - 1); 10 lambda_od if None, the field's protocol.
+        likelihood: Bernoulli if None.
+    """
+    lambda_d = 10.0 * lambda_od if lambda_d is None else lambda_d
+    return _dip("dip_vae_i", lambda_od, lambda_d, likelihood, covariance_of_means)
+
+
+def dip_vae_ii(
+    lambda_od: float, lambda_d: float | None = None, likelihood: Likelihood | None = None
+) -> Objective:
+    """DIP-VAE-II: draws the covariance of z to identity, the means' plus the mean variance.
+
+    Args:
+        lambda_od: Weight of squared off-diagonal entries.
+        lambda_d: Weight of squared (diagonal - 1); lambda_od if None, the field's protocol.
+        likelihood: Bernoulli if None.
+    """
+    lambda_d = lambda_od if lambda_d is None else lambda_d
+
+    def covariance(mean, logvar):
+        return covariance_of_means(mean, logvar) + jnp.diag(jnp.mean(jnp.exp(logvar), axis=0))
+
+    return _dip("dip_vae_ii", lambda_od, lambda_d, likelihood, covariance)
+
+
+def covariance_of_means(mean: Array, logvar: Array) -> Array:
+    """Covariance over the batch, divided by the batch size: (latents, latents)."""
+    centred = mean - jnp.mean(mean, axis=0, keepdims=True)
+    return centred.T @ centred / mean.shape[0]
+
+
+def dip_penalty(covariance: Array, lambda_od: float, lambda_d: float) -> Array:
+    """lambda_od sum offdiag^2 + lambda_d sum (diag - 1)^2; zero at the identity."""
+    diagonal = jnp.diag(covariance)
+    off_diagonal = covariance - jnp.diag(diagonal)
+    return lambda_od * jnp.sum(off_diagonal**2) + lambda_d * jnp.sum((diagonal - 1.0) ** 2)
+
+
+def _dip(name, lambda_od, lambda_d, likelihood, covariance_fn) -> Objective:
+    likelihood = likelihood or bernoulli()
+
+    def loss(params, state, trace, images, key):
+        reconstruction, kl, terms = elbo_terms(likelihood, trace, images)
+        latents = trace.activations["latent/mean"], trace.activations["latent/logvar"]
+        penalty = dip_penalty(covariance_fn(*latents), lambda_od, lambda_d)
+        return reconstruction + kl + penalty, {**terms, "dip_penalty": penalty}
+
+    return Objective(name, no_state, loss, no_update, likelihood)
 
 
 def beta_tc_vae(
@@ -47,9 +124,10 @@ def total_correlation(
     """Estimates KL(q(z) || prod_k q(z_k)) in nats from one batch.
 
     The weighted estimate is good for gradients only. It takes each log density too low, by
-    log batch where posteriors lie apart and by log num_images where they overlap, so with K latents
-    it is too high by (K - 1) log batch to K log num_images - log batch, and by
-    (K - 1) log num_images where all overlap. The stratified weights sum to one: no such offset.
+    log batch where posteriors lie apart and by log num_images where they overlap. With K latents
+    the estimate is therefore too high by (K - 1) log batch to K log num_images - log batch, and by
+    (K - 1) log num_images where all overlap. The stratified weights sum to one and have no such
+    offset.
 
     Args:
         z: Posterior samples, (batch, latents).
@@ -69,7 +147,7 @@ def log_aggregate_posterior(
 ) -> tuple[Array, Array]:
     """Log densities of the aggregate posterior at ``z``: joint (batch,), marginal (batch, latents).
 
-    The weights enter once a pair of images, after the latents of the joint are summed.
+    The weights enter once per pair of images, after the latents of the joint are summed.
     """
     log_weights = log_importance_weights(z.shape[0], num_images, stratified=stratified)
     # [i, j, k]: log q(z_ik | x_j)
