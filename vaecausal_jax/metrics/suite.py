@@ -28,13 +28,14 @@ from vaecausal_jax.metrics.information import (
     modularity,
     mutual_information_score,
 )
+from vaecausal_jax.metrics.irs import irs
 from vaecausal_jax.metrics.predictability import (
     beta_vae_score,
     explicitness,
     sap_continuous,
     sap_discrete,
 )
-from vaecausal_jax.metrics.votes import factor_vae_score, irs
+from vaecausal_jax.metrics.votes import factor_vae_score
 
 
 class Metric(NamedTuple):
