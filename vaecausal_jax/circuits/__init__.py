@@ -13,7 +13,8 @@ These are the verbs of the room. Everything else is found in its module:
     hypothesis_tests, stability          p-values; resampled pairs and other models
     by_factor, roles                     a circuit per factor; roles of units
     effect_graphs, networkx_export       effects between all units
-    structure, modularity, partitions, motifs, null_graphs    what a graph looks like
+    layers, null_graphs                  graphs as matrices; random ones
+    structure, modularity, partitions, motifs    what a graph looks like
     graph_distance                       how far a graph is from the true one
     planted                              networks whose circuits are known
 """

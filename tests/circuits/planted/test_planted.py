@@ -9,6 +9,7 @@ import pytest
 
 from vaecausal_jax import interventions as iv
 from vaecausal_jax.circuits import modularity, partitions, planted
+from vaecausal_jax.circuits.layers import join_layers
 from vaecausal_jax.circuits.planted import closed_forms, disguises, finders, levels, scores
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects import shapley as games
@@ -374,7 +375,7 @@ def test_one_direction_misses_exactly_the_inputs_of_one_gate():
 
 def test_the_ordinary_null_sees_modules_in_depth_and_the_layered_null_does_not():
     layers, labels = planted.depth_split()
-    dense = modularity.join_layers(layers)
+    dense = join_layers(layers)
     ordinary = modularity.newman_modularity(dense + dense.T, labels)
     assert ordinary == pytest.approx(1 / 6)
     assert modularity.layered_modularity(layers, labels) == pytest.approx(0, abs=1e-12)
@@ -382,7 +383,7 @@ def test_the_ordinary_null_sees_modules_in_depth_and_the_layered_null_does_not()
     num, width = 2, 3
     weak = np.kron(np.eye(num), np.ones((width, width))) * 0.3 + 0.7
     true = np.tile(np.repeat(np.arange(num), width), 4)
-    joined_layers = modularity.join_layers([weak] * 3)
+    joined_layers = join_layers([weak] * 3)
     layered = partitions.best_partition(modularity.layered_matrix([weak] * 3))
     plain = partitions.best_partition(modularity.newman_matrix(joined_layers + joined_layers.T))
     assert scores.adjusted_rand(layered, true) == 1
