@@ -14,7 +14,7 @@ from vaecausal_jax import models
 from vaecausal_jax.data import scales
 from vaecausal_jax.metrics import reconstruction
 from vaecausal_jax.training import objectives as obj
-from vaecausal_jax.training import trainer
+from vaecausal_jax.training import seeds, trainer
 
 KEY = jax.random.key(0)
 SHAPE = (12, 12, 1)
@@ -105,7 +105,7 @@ def test_counts_are_taken_as_they_are():
     np.testing.assert_allclose(loss(train(KEY, counts)[1]), as_floats, rtol=1e-6)
 
 
-@pytest.mark.parametrize("over_seeds", [trainer.map_seeds, trainer.vmap_seeds])
+@pytest.mark.parametrize("over_seeds", [seeds.map_seeds, seeds.vmap_seeds])
 def test_seeds_at_once_read_zeros_and_ones_alike(over_seeds):
     run = jax.jit(over_seeds(TRAIN["bernoulli"]))
     keys = jax.random.split(KEY, 2)
