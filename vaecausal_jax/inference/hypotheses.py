@@ -146,6 +146,8 @@ def false_discovery(p_values: ArrayLike, *, dependent: bool = False) -> np.ndarr
     ranks = np.arange(1, tested.size + 1)
     factor = tested.size * (np.sum(1 / ranks) if dependent else 1.0)
     order = np.argsort(tested)
+    # SciPy's false_discovery_control has p (m / i), which rounds otherwise than p m / i: decisions
+    # differ where p-values are counts of flips and lie exactly on a level.
     scaled = tested[order] * factor / ranks
     adjusted = np.full(p_values.shape, np.nan)
     from_largest = np.minimum.accumulate(scaled[::-1])[::-1]

@@ -42,7 +42,7 @@ class Metric(NamedTuple):
     """A score of the suite.
 
     Attributes:
-        score: ``score(codes, factors)`` to a number, or to one a label; with ``num_train=`` too if
+        score: ``score(codes, factors)`` to a number, or to one per label; with ``num_train=`` too if
             ``trains``, with the key first if ``draws``.
         settings: What it is and how it is set, in words.
         labels: Names of its numbers.
