@@ -42,8 +42,8 @@ class Metric(NamedTuple):
     """A score of the suite.
 
     Attributes:
-        score: ``score(codes, factors)`` to a number, or to one per label; with ``num_train=`` too if
-            ``trains``, with the key first if ``draws``.
+        score: ``score(codes, factors)`` to a number, or to one per label; with ``num_train=`` too
+            if ``trains``, with the key first if ``draws``.
         settings: What it is and how it is set, in words.
         labels: Names of its numbers.
         trains: Whether it trains predictors, and so uses the test rows.
