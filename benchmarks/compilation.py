@@ -19,7 +19,7 @@ from vaecausal_jax.study.compilation import compile_for_few_runs
 from vaecausal_jax.study.config import dataset, network
 from vaecausal_jax.study.factors import make_readout
 from vaecausal_jax.study.measure import make_inputs, measurements
-from vaecausal_jax.training.trainer import fastest_over_seeds
+from vaecausal_jax.training.seeds import fastest_over_seeds
 
 COMPILERS = {"default": lambda lowered: lowered.compile(), "few runs": compile_for_few_runs}
 

@@ -38,6 +38,7 @@ import numpy as np
 
 from vaecausal_jax import inference
 from vaecausal_jax.circuits import modularity, planted
+from vaecausal_jax.circuits.layers import join_layers
 from vaecausal_jax.circuits.planted import scores
 
 LEVELS = ("0", "1", "1 gates", "1 saturated", "2", "3")
@@ -161,7 +162,7 @@ def recover(networks, *, num_pairs=256):
 def depth_split():
     """Modularity of a split by depth of a network without structure, by null."""
     layers, labels = planted.depth_split()
-    joined = modularity.join_layers(layers)
+    joined = join_layers(layers)
     return {
         "ordinary null": modularity.newman_modularity(joined + joined.T, labels),
         "layered null": modularity.layered_modularity(layers, labels),

@@ -62,7 +62,8 @@ from vaecausal_jax.study.factors import make_readout
 from vaecausal_jax.study.measure import make_inputs, measurements
 from vaecausal_jax.sweeps import grid
 from vaecausal_jax.training import objectives
-from vaecausal_jax.training.trainer import TrainConfig, make_trainer, shard_seeds, vmap_seeds
+from vaecausal_jax.training.seeds import shard_seeds, vmap_seeds
+from vaecausal_jax.training.trainer import TrainConfig, make_trainer
 
 GENERATIONS = {
     "v5e": ({4: "2x2", 16: "4x4", 256: "16x16"}, 16 << 30),

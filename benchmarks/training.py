@@ -37,7 +37,7 @@ import optax
 
 from vaecausal_jax import models
 from vaecausal_jax.data import sample_images, sprites
-from vaecausal_jax.training import objectives
+from vaecausal_jax.training import objectives, seeds
 from vaecausal_jax.training import trainer as training
 
 BATCH, NUM_IMAGES = 64, 4096
@@ -51,10 +51,10 @@ OBJECTIVES = {
     "vq_vae": objectives.vq_vae(),
 }
 OVER_SEEDS = {
-    "map": training.map_seeds,
-    "vmap": training.vmap_seeds,
-    "shard": training.shard_seeds,
-    "fastest": lambda run: training.fastest_over_seeds()(run),
+    "map": seeds.map_seeds,
+    "vmap": seeds.vmap_seeds,
+    "shard": seeds.shard_seeds,
+    "fastest": lambda run: seeds.fastest_over_seeds()(run),
 }
 STEPS_PER_ROUND = {64: 40, 32: 200}
 """About 1.5 seconds on two cores."""

@@ -27,9 +27,11 @@ CHARACTERS = st.one_of(
 )
 TEXTS = st.one_of(
     st.text(CHARACTERS, max_size=12),
-    st.lists(st.sampled_from(["", ".", "..", "/", "%", "%2E", "con", "NUL.x", "zarr.json", "h"]))
-    .map("".join),
-)  # fmt: skip
+    st.lists(
+        st.sampled_from(["", ".", "..", "/", "%", "%2E", "con", "NUL.x", "zarr.json", "h"]),
+        max_size=12,
+    ).map("".join),
+)
 few = hypothesis.settings(max_examples=100, deadline=None)
 
 

@@ -93,7 +93,7 @@ def file_lock(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
         yield file is not None
     finally:
         if file is not None:
-            # Removed while it is locked: whoever waits for it finds that it is gone, and asks anew.
+            # Removed while locked: whoever waits for it finds that it is gone, and asks again.
             path.unlink(missing_ok=True)
             file.close()
 

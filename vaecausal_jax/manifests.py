@@ -87,8 +87,8 @@ def _percent(found: re.Match[str]) -> str:
 def written_whole(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Opens a file to write, which gets its name only once all of it is on disk.
 
-    Until then it has a name of its own beside it, so that several processes may write at once: the
-    last one to finish wins. A write that fails leaves nothing.
+    Until then it has another name in the same folder, which no other writer uses, so that several
+    processes may write at once: the last one to finish wins. A write that fails leaves nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)

@@ -19,7 +19,7 @@ import optax
 import vaecausal_jax as vj
 from vaecausal_jax.effects.codes import code_effects, crossing_rates
 from vaecausal_jax.inference import Estimate, over_seeds
-from vaecausal_jax.training.trainer import fastest_over_seeds
+from vaecausal_jax.training.seeds import fastest_over_seeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax.circuits import evaluation as ff
-from vaecausal_jax.circuits import learned, selectors, tasks
+from vaecausal_jax.circuits import learned, masks, minimality, selectors, tasks
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.effects.paths import OUTCOME
 from vaecausal_jax.interventions.sites import Tape, list_sites
@@ -84,7 +84,7 @@ def test_faithfulness_of_full_and_empty_circuits_is_one_and_zero():
     for full in (tasks.node_circuit(BACKUP), tasks.edge_circuit(BACKUP)):
         empty = {k: ~np.asarray(v) for k, v in full.items()}
         found = ff.faithfulness(
-            KEY, BACKUP, tasks.stack_circuits([full, empty]), BACKUP_REF, ablation="corrupt"
+            KEY, BACKUP, masks.stack_circuits([full, empty]), BACKUP_REF, ablation="corrupt"
         )
         np.testing.assert_allclose(found.value, [1, 0], atol=1e-6)
 
@@ -92,11 +92,14 @@ def test_faithfulness_of_full_and_empty_circuits_is_one_and_zero():
 def test_completeness_over_all_subsets_finds_the_missing_backup():
     # {0, 2} is faithful; but without 0 the network still has 1.
     circuit = node_mask(0, 2)
-    found = ff.completeness(BACKUP, circuit, BACKUP_REF, ff.all_subsets_of(circuit))
+    found = minimality.completeness(BACKUP, circuit, BACKUP_REF, masks.all_subsets_of(circuit))
     assert found.largest == pytest.approx(1.0)
     assert found.worst["a"].tolist() == node_mask(0)["a"].tolist()
     whole = node_mask(0, 1, 2)
-    assert ff.completeness(BACKUP, whole, BACKUP_REF, ff.all_subsets_of(whole)).largest < 1e-6
+    assert (
+        minimality.completeness(BACKUP, whole, BACKUP_REF, masks.all_subsets_of(whole)).largest
+        < 1e-6
+    )
 
 
 def run_by_hand(units):
@@ -106,8 +109,8 @@ def run_by_hand(units):
 
 def test_completeness_is_a_plain_loop_over_subsets():
     circuit = node_mask(0, 2, 3)
-    subsets = ff.all_subsets_of(circuit)
-    found = ff.completeness(BACKUP, circuit, BACKUP_REF, subsets)
+    subsets = masks.all_subsets_of(circuit)
+    found = minimality.completeness(BACKUP, circuit, BACKUP_REF, subsets)
     expected = []
     for lost in subsets["a"]:
         inside = [u for u in (0, 2, 3) if not lost[u]]
@@ -119,11 +122,11 @@ def test_completeness_is_a_plain_loop_over_subsets():
 
 def test_minimality_is_zero_for_parts_that_are_not_needed():
     circuit = node_mask(0, 1, 2, 4)
-    found, labels = ff.minimality(KEY, BACKUP, circuit, BACKUP_REF, ablation="corrupt")
+    found, labels = minimality.minimality(KEY, BACKUP, circuit, BACKUP_REF, ablation="corrupt")
     assert labels == [("a", 0), ("a", 1), ("a", 2), ("a", 4)]
     # 0 and 1 replace each other.
     np.testing.assert_allclose(found.value, [0, 0, 1, 0], atol=1e-6)
-    found, _ = ff.minimality(KEY, BACKUP, node_mask(0, 2), BACKUP_REF, ablation="corrupt")
+    found, _ = minimality.minimality(KEY, BACKUP, node_mask(0, 2), BACKUP_REF, ablation="corrupt")
     np.testing.assert_allclose(found.value, [1, 1], atol=1e-6)
 
 
@@ -132,8 +135,8 @@ def test_smallest_circuit_by_search_beats_or_equals_every_other_subset(seed):
     weights = jnp.asarray(np.random.default_rng(seed).normal(size=(2, 6)), jnp.float32)
     task, reference = task_of(lambda a: jnp.tanh(weights @ a), num_units=6, num=2)
     full = tasks.node_circuit(task)
-    found = ff.smallest_by_search(task, full, reference, threshold=0.9)
-    size = tasks.num_parts(found)
+    found = minimality.smallest_by_search(task, full, reference, threshold=0.9)
+    size = masks.num_parts(found)
     y1 = np.tanh(np.asarray(weights).sum(1))
 
     def faithful(units):
@@ -144,12 +147,12 @@ def test_smallest_circuit_by_search_beats_or_equals_every_other_subset(seed):
     for smaller in range(size):
         assert not any(faithful(u) for u in itertools.combinations(range(6), smaller))
     greedy = selectors.select_greedily(task, full, reference, tolerance=0.01)
-    assert tasks.num_parts(greedy) >= size or not faithful(np.flatnonzero(greedy["a"]))
+    assert masks.num_parts(greedy) >= size or not faithful(np.flatnonzero(greedy["a"]))
 
 
 def test_grid_of_ablations_has_minimum_median_and_maximum():
     references = tasks.ablation_references(KEY, ADDITIVE)
-    circuits = tasks.stack_circuits([node_mask(0), node_mask(0, 3)])
+    circuits = masks.stack_circuits([node_mask(0), node_mask(0, 3)])
     found, summary = ff.faithfulness_grid(KEY, ADDITIVE, circuits, references)
     assert list(found) == ["corrupt", "resample", "mean", "zero"]
     np.testing.assert_allclose(found["corrupt"].value, [0.5, 1], atol=1e-6)
@@ -160,16 +163,16 @@ def test_grid_of_ablations_has_minimum_median_and_maximum():
 
 def test_random_circuits_keep_the_number_of_parts_of_every_site():
     circuit = {"a": np.array([1, 0, 1, 0], bool), ("a", OUTCOME): np.eye(3, dtype=bool)}
-    drawn = ff.random_circuits(KEY, {"a": circuit["a"]}, 50)["a"]
+    drawn = masks.random_circuits(KEY, {"a": circuit["a"]}, 50)["a"]
     assert drawn.shape == (50, 4)
     assert (drawn.sum(1) == 2).all()
     assert (drawn.any(0)).all()
-    edges = ff.random_circuits(KEY, {("a", OUTCOME): circuit["a", OUTCOME]}, 20)["a", OUTCOME]
+    edges = masks.random_circuits(KEY, {("a", OUTCOME): circuit["a", OUTCOME]}, 20)["a", OUTCOME]
     assert (edges.sum((1, 2)) == 3).all()
 
 
 def test_random_subsets_stay_within_the_circuit_and_vary_in_size():
-    drawn = ff.random_subsets_of(KEY, node_mask(0, 2, 3), 200)["a"]
+    drawn = masks.random_subsets_of(KEY, node_mask(0, 2, 3), 200)["a"]
     assert not drawn[:, [1, 4]].any()
     assert set(drawn.sum(1)) == {0, 1, 2, 3}
 
@@ -203,11 +206,11 @@ def test_gates_of_the_hard_concrete_open_as_often_as_their_formula_says():
     [
         (lambda: ff.curve_areas([0.0, 0.0], [0, 1]), "must ascend"),
         (lambda: ff.curve_areas([0.0, 1.2], [0, 1]), r"within \[0, 1\]"),
-        (lambda: ff.all_subsets_of({"a": np.ones(15, bool)}), "2\\^15 subsets"),
-        (lambda: ff.without_each({"a": np.zeros(3, bool)}), "circuit is empty"),
+        (lambda: masks.all_subsets_of({"a": np.ones(15, bool)}), "2\\^15 subsets"),
+        (lambda: masks.without_each({"a": np.zeros(3, bool)}), "circuit is empty"),
         (lambda: ff.faithfulness_grid(KEY, ADDITIVE, {}, {}), "holds no ablation"),
         (
-            lambda: ff.smallest_by_search(BACKUP, node_mask(3, 4), BACKUP_REF),
+            lambda: minimality.smallest_by_search(BACKUP, node_mask(3, 4), BACKUP_REF),
             "no subset reaches 0.9",
         ),
         (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vaecausal_jax.circuits import hypothesis_tests, selectors, stability, tasks
+from vaecausal_jax.circuits import hypothesis_tests, masks, selectors, stability, tasks
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
@@ -140,20 +140,42 @@ def test_stable_parts_are_certified_and_coin_tosses_abstained_from():
     assert found.jaccard.min() >= 1 / 3
 
 
-def test_certified_shares_have_the_lower_bound_of_clopper_and_pearson():
-    for count, num in ((0, 10), (7, 10), (10, 10), (195, 200)):
-        bound = stability._lower_bound(np.array(count), num, 0.95)
-        expected = stats.binomtest(count, num, alternative="greater").proportion_ci(0.95).low
-        assert bound == pytest.approx(expected)
+@pytest.mark.parametrize("threshold", [0.5, 0.9])
+def test_parts_are_certified_where_clopper_and_pearsons_bound_reaches_the_threshold(
+    threshold,
+):
+    # Later parts have larger means, and are selected in more of the resamples.
+    rng = np.random.default_rng(0)
+    samples = {"a": rng.normal(size=(30, 40)) + np.linspace(-0.5, 0.7, 30)[:, None]}
+    found = stability.selection_stability(
+        KEY,
+        samples,
+        lambda s: {k: v > 0 for k, v in s.items()},
+        num_resamples=60,
+        threshold=threshold,
+    )
+    num = len(found.jaccard)
+    for share, certified, rejected in zip(
+        found.frequency["a"], found.certified["a"], found.rejected["a"], strict=True
+    ):
+        low, high = (
+            stats.binomtest(round(s * num), num, alternative="greater").proportion_ci(0.95).low
+            for s in (share, 1 - share)
+        )
+        assert certified == (low >= threshold)
+        assert rejected == (high >= threshold)
+    assert found.certified["a"].any()
+    assert found.rejected["a"].any()
+    assert found.abstained["a"].any()
 
 
 def test_jaccard_counts_common_parts_over_all_sites():
     first = {"a": np.array([1, 1, 0], bool), "b": np.array([1, 0], bool)}
     second = {"a": np.array([1, 0, 0], bool), "b": np.array([1, 1], bool)}
-    assert stability.jaccard(first, second) == 2 / 4
-    assert stability.jaccard(first, first) == 1
+    assert masks.jaccard(first, second) == 2 / 4
+    assert masks.jaccard(first, first) == 1
     empty = {"a": np.zeros(3, bool), "b": np.zeros(2, bool)}
-    assert np.isnan(stability.jaccard(empty, empty))
+    assert np.isnan(masks.jaccard(empty, empty))
 
 
 def test_agreement_of_seeds_is_seen_once_their_units_are_aligned():
@@ -192,7 +214,7 @@ def test_agreement_of_seeds_is_seen_once_their_units_are_aligned():
             "none outside to compare",
         ),
         (lambda: hypothesis_tests.minimality_test(KEY, TASK, nodes(), CORRUPT), "circuit is empty"),
-        (lambda: stability.jaccard({"a": [1]}, {"b": [1]}), "other sites or shapes"),
+        (lambda: masks.jaccard({"a": [1]}, {"b": [1]}), "other sites or shapes"),
         (lambda: stability.circuit_agreement(KEY, [nodes(1)]), "at least two circuits"),
         (
             lambda: stability.selection_stability(KEY, {"a": np.ones((2, 3))}, dict, threshold=0.1),

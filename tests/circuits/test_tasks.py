@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
-from vaecausal_jax.circuits import scorers, selectors, tasks
+from vaecausal_jax.circuits import attribution, masks, scorers, selectors, tasks
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
 from vaecausal_jax.interventions.sites import Tape, list_sites
@@ -49,9 +49,8 @@ CORRUPT = tasks.task_values(TASK, TASK.x0)
 def all_but_one(circuit):
     """Every circuit that lacks one part, stacked, in the order of ``flat_scores``."""
     circuit = {key: np.asarray(mask) for key, mask in circuit.items()}
-    flat, _ = scorers.flat_scores(circuit)
-    masks = [selectors.unflatten(circuit, np.arange(flat.size) != i) for i in range(flat.size)]
-    return tasks.stack_circuits(masks)
+    flat, _ = masks.flat_scores(circuit)
+    return masks.unflatten(circuit, ~np.eye(flat.size, dtype=bool))
 
 
 @pytest.mark.parametrize("level", ["node", "edge"])
@@ -64,7 +63,7 @@ def test_noising_is_what_a_run_of_all_but_one_part_loses(level):
         # The metric of the task itself, not of the swapped one.
         task = task._replace(metric=lambda y, y0, y1, s=sign: jnp.sum((y - y0) * (y1 - y0)))
         without = tasks.circuit_metrics(task, all_but_one(full), reference)
-        whole = tasks.circuit_metrics(task, tasks.stack_circuits([full]), reference)
+        whole = tasks.circuit_metrics(task, masks.stack_circuits([full]), reference)
         # Seen from the other end <y - y1, y0 - y1> = |TE|^2 - <y - y0, y1 - y0>: one sign for both.
         expected = np.asarray(whole - without)
         flat = np.concatenate([np.asarray(v).reshape(-1, 5) for v in found.values()])
@@ -82,23 +81,23 @@ def test_attribution_of_edges_is_the_gradient_in_shares_of_edges():
         return jnp.mean(jax.vmap(one)(TASK.x1, TASK.eps, y0, y1, CORRUPT))
 
     gradient = jax.jit(jax.grad(total))(full)
-    found = scorers.edge_attribution(TASK)
+    found = attribution.edge_attribution(TASK)
     assert list(found) == TASK.wires.pairs
     for pair, value in found.items():
         np.testing.assert_allclose(value, gradient[pair], rtol=1e-3, atol=1e-4)
 
 
 def test_attribution_of_nodes_is_the_gradient_times_the_change():
-    found = scorers.node_attribution(TASK)
+    found = attribution.node_attribution(TASK)
     y0, y1 = tasks.outcomes(TASK)
     full = {k: v.astype(jnp.float32) for k, v in tasks.node_circuit(TASK).items()}
 
     def total(share, name, unit):
-        masks = {**full, name: full[name].at[unit].set(share)}
+        shares = {**full, name: full[name].at[unit].set(share)}
 
         def one(x, eps, y0, y1, held):
             # Only this node is held: the reference of the others is never read at share 1.
-            return TASK.metric(tasks.run_circuit(TASK, masks, x, eps, held), y0, y1)
+            return TASK.metric(tasks.run_circuit(TASK, shares, x, eps, held), y0, y1)
 
         return jnp.mean(jax.vmap(one)(TASK.x1, TASK.eps, y0, y1, CORRUPT))
 
@@ -114,22 +113,22 @@ def test_all_scorers_agree_where_the_network_is_linear():
     nodes = scorers.node_samples(LINEAR)
     for found in (
         scorers.mean_scores(exact.denoising),
-        scorers.edge_attribution(LINEAR),
-        scorers.edge_integrated(LINEAR),
+        attribution.edge_attribution(LINEAR),
+        attribution.edge_integrated(LINEAR),
     ):
         for pair, value in scorers.mean_scores(exact.noising).items():
             np.testing.assert_allclose(found[pair], value, rtol=1e-3, atol=1e-3)
     for found in (
         scorers.mean_scores(nodes.denoising),
-        scorers.node_attribution(LINEAR),
-        scorers.node_integrated(LINEAR),
+        attribution.node_attribution(LINEAR),
+        attribution.node_integrated(LINEAR),
     ):
         for name, value in scorers.mean_scores(nodes.noising).items():
             np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-3)
 
 
 def test_edge_into_the_outcome_is_weight_times_change_along_the_total_effect():
-    found = scorers.edge_noising(LINEAR)["b", OUTCOME]
+    found = scorers.edge_samples(LINEAR).noising["b", OUTCOME].mean(-1)
     low, high = (tasks.task_values(LINEAR, x) for x in (LINEAR.x0, LINEAR.x1))
     change, total = (np.asarray(high[n] - low[n]) for n in ("b", OUTCOME))
     expected = (change[:, :, None] * np.asarray(PARAMS["by"])[None] * total[:, None]).mean(0)
@@ -165,30 +164,13 @@ def test_convolutional_model_scores_channels_as_units():
         p: (*task.wires.edge_shape(p), 3) for p in task.wires.pairs
     }
     # Affine after the last ReLU: the edges into the outcome (an image of one channel) are exact.
-    eap = scorers.edge_attribution(task)
+    eap = attribution.edge_attribution(task)
     last = ("decoder/dense0", OUTCOME)
     np.testing.assert_allclose(eap[last], arms.noising[last].mean(-1), rtol=1e-3, atol=1e-5)
     # Of one unit each, input edges are the whole change: node by node the corrupted unit.
     entry = arms.noising[INPUT, "encoder/conv0"][0]
     nodes = scorers.node_samples(task).noising["encoder/conv0"]
     np.testing.assert_allclose(entry, nodes, rtol=1e-3, atol=1e-5)
-
-
-def test_correlation_is_numpys_and_zero_for_a_constant_unit():
-    def forward(w, x, eps, interventions):
-        tape = Tape(interventions)
-        a = tape("a", jnp.stack([x[0], x[1] + x[2], 0.0 * x[0] + 3.0]))
-        return tape.trace(a[0])
-
-    keys = jax.random.split(jax.random.key(0), 2)
-    x0, x1 = (jax.random.normal(key, (20, 3)) for key in keys)
-    eps = jnp.zeros((20, 1))
-    task = make_task(forward, None, list_sites(forward, None, x0[0], eps[0]), x0, x1, eps)
-    found = scorers.node_correlation(task, x0, x1)["a"]
-    both = np.concatenate([x0, x1]).astype(float)
-    table = np.corrcoef(np.c_[both, both[:, 1] + both[:, 2]].T)
-    expected = [np.abs(table[0, :3]).max(), np.abs(table[3, :3]).max(), 0.0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 SCORES = {"a": np.array([0.5, -2.0, 0.1, 0.0]), "b": np.array([1.0, -0.2, 0.1])}
@@ -198,11 +180,8 @@ def test_selectors_compare_absolute_scores_over_all_sites():
     top = selectors.select_top(SCORES, 3)
     assert top["a"].tolist() == [True, True, False, False]
     assert top["b"].tolist() == [True, False, False]
-    above = selectors.select_above(SCORES, 0.15)
-    assert above["a"].tolist() == [True, True, False, False]
-    assert above["b"].tolist() == [True, True, False]
-    assert tasks.num_parts(selectors.select_top(SCORES, 0)) == 0
-    assert tasks.num_parts(selectors.select_top(SCORES, 7)) == 7
+    assert masks.num_parts(selectors.select_top(SCORES, 0)) == 0
+    assert masks.num_parts(selectors.select_top(SCORES, 7)) == 7
 
 
 def test_significant_parts_are_those_of_benjamini_and_hochberg_over_all_sites():
@@ -329,21 +308,16 @@ def test_ablation_references_are_what_their_names_say():
             ),
             "got both",
         ),
-        (lambda: tasks.stack_circuits([]), "at least one circuit"),
-        (lambda: tasks.stack_circuits([{"a": 1}, {"b": 1}]), "cannot be stacked"),
+        (lambda: masks.stack_circuits([]), "at least one circuit"),
+        (lambda: masks.stack_circuits([{"a": 1}, {"b": 1}]), "cannot be stacked"),
         (lambda: selectors.select_top(SCORES, 8), "between 0 and the 7"),
         (lambda: selectors.select_top({"a": np.array([np.nan])}, 1), r"score of \('a', 0\) is NaN"),
-        (
-            lambda: scorers.node_correlation(TASK, np.zeros((5, 2)), np.zeros((4, 2))),
-            r"expected \(5, factors\)",
-        ),
         (
             lambda: selectors.select_greedily(
                 TASK, tasks.node_circuit(TASK), CORRUPT, tolerance=-1
             ),
             "tolerance must not be negative",
         ),
-        (lambda: scorers.share_of_total(TASK._replace(x0=TASK.x1), {}), "no shares of no effect"),
         (
             lambda: tasks.ablation_references(jax.random.key(0), TASK.take([0])),
             "at least two pairs",

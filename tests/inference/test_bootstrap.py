@@ -477,7 +477,7 @@ ONES = jnp.ones((2, 4))
 BAD_CALLS = {
     "labels": (
         lambda: percentile_of(ONES, ONES, clusters=[0, 1]),
-        r"clusters has shape \(2,\), expected one label an image: \(4,\)",
+        r"clusters has shape \(2,\), expected one label per image: \(4,\)",
     ),
     "one cluster": (
         lambda: percentile_of(ONES, ONES, clusters=[7, 7, 7, 7]),

@@ -14,8 +14,7 @@ import pytest
 from public_api import functions_with
 from score_calls import call
 
-from vaecausal_jax.data import sprites
-from vaecausal_jax.factors import probes
+from vaecausal_jax.data import splits, sprites
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.metrics import dci
 from vaecausal_jax.metrics.arrays import check_row_order
@@ -149,5 +148,5 @@ def test_batches_and_held_out_rows_of_ordered_data_are_drawn_from_all_of_it():
     )
     assert abs(batch.mean() - 0.5) < 6 * np.sqrt(1 / 12 / 400)
     world = sprites(16, num_scales=2, num_orientations=3, num_positions=4)
-    levels = np.asarray(probes.held_out_rows(jax.random.key(0), world, 300))
+    levels = np.asarray(splits.held_out_rows(jax.random.key(0), world, 300))
     assert [len(np.unique(column)) for column in levels.T] == [f.size for f in world.factors]

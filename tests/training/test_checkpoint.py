@@ -23,7 +23,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from vaecausal_jax import models
-from vaecausal_jax.training import checkpoint, trainer
+from vaecausal_jax.training import checkpoint, seeds, trainer
 from vaecausal_jax.training import objectives as obj
 
 SPEC = {"family": "vae", "sizes": (4, 2), "rate": 0.5}
@@ -158,7 +158,7 @@ def test_arrays_spread_over_devices_come_back_bound_to_none(tmp_path):
     restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: saved), SPEC)
     assert_bitwise(restored, saved)
     for devices in (jax.devices(), jax.devices()[1:]):
-        run = trainer.shard_seeds(lambda x, _: 2 * x)
+        run = seeds.shard_seeds(lambda x, _: 2 * x)
         with jax.default_device(devices[0]):
             np.testing.assert_array_equal(jax.jit(run)(restored["x"], 0.0), 2 * saved["x"])
 

@@ -15,6 +15,7 @@ from vaecausal_jax import data as vd
 from vaecausal_jax import models
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.training import objectives as obj
+from vaecausal_jax.training import seeds
 from vaecausal_jax.training import trainer as training
 
 IMAGE_SHAPE = (4, 4, 1)
@@ -376,7 +377,7 @@ def test_training_traces_once_for_all_keys_and_data():
 
 # Seeds.
 
-WAYS = {"map": training.map_seeds, "vmap": training.vmap_seeds, "shard": training.shard_seeds}
+WAYS = {"map": seeds.map_seeds, "vmap": seeds.vmap_seeds, "shard": seeds.shard_seeds}
 
 
 def alone(num_seeds):
@@ -400,8 +401,8 @@ def test_seed_in_a_batch_equals_the_seed_alone(way):
 
 def test_the_fastest_way_over_seeds_spreads_them_over_the_devices(monkeypatch):
     for name in ("cpu", "gpu", "tpu"):
-        monkeypatch.setattr(training, "platform", lambda name=name: name)
-        run = training.fastest_over_seeds()(lambda seed, data: seed * data)
+        monkeypatch.setattr(seeds, "platform", lambda name=name: name)
+        run = seeds.fastest_over_seeds()(lambda seed, data: seed * data)
         result = jax.jit(run)(jnp.arange(4.0), 2.0)
         np.testing.assert_array_equal(result, 2.0 * np.arange(4))
         assert len(result.sharding.device_set) == 2
@@ -414,14 +415,14 @@ def test_sharding_uses_every_device_that_has_a_seed():
         return seed * data
 
     for num_seeds, num_devices in [(4, 2), (3, 2), (1, 1)]:
-        result = jax.jit(training.shard_seeds(double))(jnp.arange(1.0 * num_seeds), 2.0)
+        result = jax.jit(seeds.shard_seeds(double))(jnp.arange(1.0 * num_seeds), 2.0)
         np.testing.assert_array_equal(result, 2.0 * np.arange(num_seeds))
         assert len(result.sharding.device_set) == num_devices
 
 
 def test_sharded_states_go_on_from_where_they_were():
     trainer = training.make_trainer(config_of())
-    go_on = jax.jit(training.shard_seeds(lambda state, data: trainer.advance(state, data, 1)))
+    go_on = jax.jit(seeds.shard_seeds(lambda state, data: trainer.advance(state, data, 1)))
     states = jax.jit(jax.vmap(trainer.init))(keys_of(2))
     for _ in range(3):
         states, _ = go_on(states, pictures())
@@ -564,7 +565,7 @@ def test_runs_that_diverge_or_collapse_are_reported_and_their_neighbour_is_not()
         1, 1, 4, 1
     )
     settings = jnp.array([1.0, 1.0, 20.0]), jnp.array([1e-2, 1e3, 2e-3])
-    _, history = jax.jit(training.vmap_seeds(train))(settings, images)
+    _, history = jax.jit(seeds.vmap_seeds(train))(settings, images)
     fine, diverged, collapsed = training.diagnose(history, 10)
     assert fine == "ok"
     first = np.flatnonzero(~np.isfinite(history["loss"][1]))[0]
@@ -573,7 +574,7 @@ def test_runs_that_diverge_or_collapse_are_reported_and_their_neighbour_is_not()
 
 
 def test_seeds_run_on_the_devices_that_are_named():
-    run = training.shard_seeds(lambda seed, data: seed * data, devices=jax.devices()[1:])
+    run = seeds.shard_seeds(lambda seed, data: seed * data, devices=jax.devices()[1:])
     result = jax.jit(run)(jnp.arange(3.0), 2.0)
     np.testing.assert_array_equal(result, 2.0 * np.arange(3))
     assert result.sharding.device_set == set(jax.devices()[1:])

@@ -1,203 +1,69 @@
 """Circuits: graphs of effects between units, their modules and their motifs.
 
-A *task* (``make_task``) says which behaviour is to be explained; a scorer maps it to scores of
+A *task* (``make_task``) says which behaviour is to be explained. A scorer maps it to scores of
 nodes or edges, a selector maps scores to a circuit, and a circuit runs with everything outside it
 ablated (``run_circuit``). Graphs, partitions and motifs need no task: they take plain arrays.
+
+These are the verbs of the room. Everything else is found in its module:
+
+    masks, tasks                         circuits as arrays; how they run
+    scorers, attribution, learned        scores by patching, gradients, trained gates
+    selectors                            from scores to a circuit
+    evaluation, minimality               faithfulness; completeness, minimality, exhaustive search
+    hypothesis_tests, stability          p-values; resampled pairs and other models
+    by_factor, roles                     a circuit per factor; roles of units
+    effect_graphs, networkx_export       effects between all units
+    layers, null_graphs                  graphs as matrices; random ones
+    structure, modularity, partitions, motifs    what a graph looks like
+    graph_distance                       how far a graph is from the true one
+    planted                              networks whose circuits are known
 """
 
-from vaecausal_jax.circuits.by_factor import (
-    FactorCircuit,
-    FactorMap,
-    circuit_overlap,
-    factor_circuits,
-    factor_map,
-    shared_nodes,
-)
-from vaecausal_jax.circuits.effect_graphs import (
-    EffectGraph,
-    OneFactorPairs,
-    dense_adjacency,
-    edge_values,
-    effect_graph,
-    effect_samples,
-    found_edges,
-    layer_adjacencies,
-)
-from vaecausal_jax.circuits.evaluation import (
-    SHARES,
-    Completeness,
-    Curve,
-    all_subsets_of,
-    completeness,
-    curve_areas,
-    faithfulness,
-    faithfulness_curve,
-    faithfulness_grid,
-    minimality,
-    random_circuits,
-    random_subsets_of,
-    smallest_by_search,
-    smallest_faithful,
-)
-from vaecausal_jax.circuits.hypothesis_tests import (
-    against_random,
-    equivalence,
-    hsic_test,
-    independence,
-    minimality_test,
-    sign_test,
-)
+from vaecausal_jax.circuits.attribution import edge_integrated, node_integrated
+from vaecausal_jax.circuits.by_factor import circuit_overlap, factor_circuits, factor_map
+from vaecausal_jax.circuits.effect_graphs import effect_graph
+from vaecausal_jax.circuits.evaluation import faithfulness, faithfulness_curve
 from vaecausal_jax.circuits.learned import learn_masks
-from vaecausal_jax.circuits.modularity import (
-    ModularityTest,
-    bipartite_modularity,
-    directed_modularity,
-    layered_modularity,
-    modularity_test,
-    newman_modularity,
-    normalised_cut,
-    signed_modularity,
-)
-from vaecausal_jax.circuits.motifs import Motif, motif_census, motif_counts
-from vaecausal_jax.circuits.null_graphs import shuffle_weights, swap_edges, trade_edges
-from vaecausal_jax.circuits.partitions import best_partition, factor_partition
-from vaecausal_jax.circuits.roles import BackupPairs, UnitRoles, backup_pairs, unit_roles
-from vaecausal_jax.circuits.scorers import (
-    edge_attribution,
-    edge_denoising,
-    edge_effects,
-    edge_integrated,
-    edge_noising,
-    edge_samples,
-    flat_scores,
-    mean_scores,
-    node_attribution,
-    node_correlation,
-    node_denoising,
-    node_effects,
-    node_integrated,
-    node_noising,
-    node_samples,
-    share_of_total,
-)
-from vaecausal_jax.circuits.selectors import (
-    select_above,
-    select_greedily,
-    select_significant,
-    select_top,
-)
-from vaecausal_jax.circuits.stability import (
-    CircuitAgreement,
-    Stability,
-    align_circuit,
-    circuit_agreement,
-    jaccard,
-    selection_stability,
-)
-from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
+from vaecausal_jax.circuits.modularity import layered_modularity, modularity_test
+from vaecausal_jax.circuits.motifs import motif_census
+from vaecausal_jax.circuits.partitions import best_partition
+from vaecausal_jax.circuits.roles import unit_roles
+from vaecausal_jax.circuits.scorers import edge_samples, node_samples
+from vaecausal_jax.circuits.selectors import select_significant, select_top
+from vaecausal_jax.circuits.stability import selection_stability
+from vaecausal_jax.circuits.structure import graph_structure
 from vaecausal_jax.circuits.tasks import (
-    Task,
     ablation_references,
-    circuit_metrics,
     edge_circuit,
     make_task,
     node_circuit,
-    num_parts,
     run_circuit,
-    stack_circuits,
 )
 
 __all__ = [
-    "BackupPairs",
-    "CircuitAgreement",
-    "Completeness",
-    "Curve",
-    "EffectGraph",
-    "FactorCircuit",
-    "FactorMap",
-    "GraphStructure",
-    "ModularityTest",
-    "Motif",
-    "OneFactorPairs",
-    "SHARES",
-    "Stability",
-    "Task",
-    "UnitRoles",
     "ablation_references",
-    "against_random",
-    "align_circuit",
-    "all_subsets_of",
-    "backup_pairs",
     "best_partition",
-    "bipartite_modularity",
-    "circuit_agreement",
-    "circuit_metrics",
     "circuit_overlap",
-    "completeness",
-    "curve_areas",
-    "dense_adjacency",
-    "directed_modularity",
-    "edge_attribution",
     "edge_circuit",
-    "edge_denoising",
-    "edge_effects",
     "edge_integrated",
-    "edge_noising",
     "edge_samples",
-    "edge_values",
     "effect_graph",
-    "effect_samples",
-    "equivalence",
     "factor_circuits",
     "factor_map",
-    "factor_partition",
     "faithfulness",
     "faithfulness_curve",
-    "faithfulness_grid",
-    "flat_scores",
-    "found_edges",
     "graph_structure",
-    "hsic_test",
-    "independence",
-    "jaccard",
-    "layer_adjacencies",
     "layered_modularity",
     "learn_masks",
     "make_task",
-    "mean_scores",
-    "minimality",
-    "minimality_test",
     "modularity_test",
     "motif_census",
-    "motif_counts",
-    "newman_modularity",
-    "node_attribution",
     "node_circuit",
-    "node_correlation",
-    "node_denoising",
-    "node_effects",
     "node_integrated",
-    "node_noising",
     "node_samples",
-    "normalised_cut",
-    "num_parts",
-    "random_circuits",
-    "random_subsets_of",
     "run_circuit",
-    "select_above",
-    "select_greedily",
     "select_significant",
     "select_top",
     "selection_stability",
-    "share_of_total",
-    "shared_nodes",
-    "shuffle_weights",
-    "sign_test",
-    "signed_modularity",
-    "smallest_by_search",
-    "smallest_faithful",
-    "stack_circuits",
-    "swap_edges",
-    "trade_edges",
     "unit_roles",
 ]

@@ -15,18 +15,18 @@ from jax import Array
 
 from vaecausal_jax.circuits.effect_graphs import EffectGraph, edge_values
 from vaecausal_jax.circuits.evaluation import Curve, faithfulness_curve, faithfulness_grid
-from vaecausal_jax.circuits.scorers import Arms, flat_scores, node_samples
-from vaecausal_jax.circuits.selectors import select_significant, unflatten
-from vaecausal_jax.circuits.stability import jaccard
-from vaecausal_jax.circuits.tasks import (
+from vaecausal_jax.circuits.masks import (
     Masks,
     Scores,
-    Task,
-    ablation_references,
-    make_task,
-    outcomes,
+    flat_scores,
+    jaccard,
     stack_circuits,
+    unflatten,
 )
+from vaecausal_jax.circuits.null_graphs import generator
+from vaecausal_jax.circuits.scorers import Arms, mean_scores, node_samples
+from vaecausal_jax.circuits.selectors import select_significant
+from vaecausal_jax.circuits.tasks import Task, ablation_references, make_task, outcomes
 from vaecausal_jax.inference import Estimate, equivalence_test, false_discovery, split_halves
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
 
@@ -190,7 +190,7 @@ def factor_map(
     share = collapsed(members)
     if share is None:
         raise ValueError("the graph has no effect between units of the circuits.")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = generator(key)
     draws = [
         collapsed({s: rng.permutation(p, axis=0) for s, p in members.items()})
         for _ in range(num_null)
@@ -204,7 +204,7 @@ def _select(arms: Arms, total: float, q: float, least: float) -> tuple[dict, Sco
     """Parts found in either arm, each at half the rate, and their larger effect as a share."""
     chosen = [select_significant(arm, q=q / 2, min_effect=least) for arm in arms]
     circuit = {key: chosen[0][key] | chosen[1][key] for key in chosen[0]}
-    means = [{k: np.asarray(v, float).mean(-1) / total for k, v in arm.items()} for arm in arms]
+    means = [{k: mean / total for k, mean in mean_scores(arm).items()} for arm in arms]
     scores = {
         k: np.where(np.abs(means[0][k]) >= np.abs(means[1][k]), means[0][k], means[1][k])
         for k in circuit

@@ -2,7 +2,7 @@
 
 Nodes are the units of every layer, latents, read-outs and ground-truth factors. The edge u -> v is
 the change of v, in standard deviations of v, when u takes its value in a donor run and all else
-that v reads stays as it is: path patching, one sweep a pair of layers. After a linear layer it is
+that v reads stays as it is: path patching, one sweep per pair of layers. After a linear layer it is
 the weight times the size of u's change over the SD of v, exactly. A convolution's unit is a whole
 channel, and its change the RMS over positions.
 """
@@ -16,11 +16,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from vaecausal_jax.circuits.layers import join_blocks
 from vaecausal_jax.circuits.scorers import patched_values, read_node
 from vaecausal_jax.circuits.tasks import Task, make_task, task_values
-from vaecausal_jax.effects.paths import INPUT, OUTCOME, Pair
+from vaecausal_jax.effects.paths import INPUT, OUTCOME, Pair, natural_values
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
+from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
 from vaecausal_jax.processes import to_host
 from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import Block, sweep
@@ -68,7 +69,7 @@ class EffectGraph(NamedTuple):
     Attributes:
         labels: Layer to names of its nodes, layers in the forward's order.
         size: (source, target) to RMS effects (source units, target units), in SD of v.
-        signed: Likewise, signed effects.
+        signed: (source, target) to signed effects, of the same shape.
         p_value: Of no signed effect (beyond ``min_effect``), adjusted for false discoveries over
             the whole graph (Benjamini and Hochberg). NaN where v never varies.
         spread: Layer to SD of each node over runs, positions pooled; none for factors.
@@ -256,22 +257,17 @@ def dense_adjacency(
     graph: EffectGraph, *, signed: bool = False, q: float | None = None
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """All effects as one matrix (nodes, nodes), sources by targets, and (layer, name) of each."""
-    places, labels = {}, []
-    for layer, names in graph.labels.items():
-        places[layer] = len(labels)
-        labels += [(layer, name) for name in names]
-    matrix = np.zeros((len(labels), len(labels)))
-    for (source, target), values in edge_values(graph, signed=signed, q=q).items():
-        rows, columns = values.shape
-        first, second = places[source], places[target]
-        matrix[first : first + rows, second : second + columns] = values
-    return matrix, labels
+    place = {layer: i for i, layer in enumerate(graph.labels)}
+    values = edge_values(graph, signed=signed, q=q)
+    blocks = {(place[source], place[target]): block for (source, target), block in values.items()}
+    labels = [(layer, name) for layer, names in graph.labels.items() for name in names]
+    return join_blocks(blocks, [len(names) for names in graph.labels.values()]), labels
 
 
 def layer_adjacencies(
     graph: EffectGraph, *, signed: bool = False, q: float | None = None
 ) -> tuple[list[np.ndarray], list[list[tuple[str, str]]]]:
-    """Effects as one matrix a pair of adjacent layers, and (layer, name) of each layer's nodes.
+    """Effects as one matrix per pair of adjacent layers, and (layer, name) of each layer's nodes.
 
     Sites at the same depth, such as the means and log-variances of latents, share a layer.
 
@@ -343,8 +339,10 @@ def _factor_effects(
     targets = [target for source, target in task.wires.pairs if source == INPUT]
 
     def change(x0, x1, eps, step):
-        run = {**_natural(task, x0, eps), INPUT: x1}
-        before = _natural(task, x0, eps)
+        before = natural_values(
+            task.forward, task.params, task.wires, x0, eps, outcome=task.outcome
+        )
+        run = {**before, INPUT: x1}
         results = {}
         for target in targets:
             node = task.wires.nodes[target]
@@ -362,12 +360,6 @@ def _factor_effects(
         )
         for target in targets
     }
-
-
-def _natural(task: Task, x: Array, eps: Array) -> dict[str, Array]:
-    trace = task.forward(task.params, x, eps, {})
-    values = {name: trace.activations[name] for name in task.node_sites}
-    return {**values, INPUT: x, OUTCOME: measure(task.outcome, trace)}
 
 
 def _labels(

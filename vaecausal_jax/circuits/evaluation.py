@@ -1,4 +1,4 @@
-"""Whether a circuit does what the network does: faithfulness, completeness, minimality, curves.
+"""Faithfulness: whether a circuit does what the network does; curves over sizes of circuits.
 
 With everything outside C ablated, the metric m gives
 
@@ -11,7 +11,7 @@ axis half of either is the upper half of the sizes, so both come on a logarithmi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.circuits.scorers import flat_scores
-from vaecausal_jax.circuits.selectors import select_top, unflatten
-from vaecausal_jax.circuits.tasks import (
-    Masks,
-    Scores,
-    Task,
-    check_circuit,
-    circuit_metrics,
-    stack_circuits,
-)
+from vaecausal_jax.circuits.masks import Masks, Scores, flat_scores, stack_circuits
+from vaecausal_jax.circuits.selectors import select_top
+from vaecausal_jax.circuits.tasks import Task, check_circuit, circuit_metrics
 from vaecausal_jax.effects.paths import Values
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
 from vaecausal_jax.sweeps.grid import Block
@@ -48,21 +41,31 @@ class FaithfulnessSamples(NamedTuple):
     restored: np.ndarray
     total: np.ndarray
 
+    def ratio(self) -> np.ndarray:
+        """f(C) of each circuit, without intervals; NaN where full and empty score alike."""
+        total = self.total.sum()
+        return self.restored.sum(-1) / (total if total != 0 else np.nan)
+
+    def estimate(self, key: Array, *, ablation: str, level: float) -> Estimate:
+        """f(C) of each circuit, with intervals over pairs."""
+        what = f"all outside the circuit ablated: {ablation}"
+        return bootstrap_ratio(key, self.restored, self.total, intervention=what, level=level)
+
 
 class Curve(NamedTuple):
     """Faithfulness of circuits of growing size.
 
     Attributes:
         sizes: Parts in each circuit, ascending.
-        shares: The same over all parts.
-        faithfulness: Of each, with intervals.
+        shares: The sizes as shares of all parts.
+        faithfulness: f of each circuit, with intervals.
         cpr: Area under f over shares; larger is better.
         cmd: Area between f and 1; smaller is better.
         log_cpr: Mean of f over the logarithm of shares, from the smallest circuit but the empty.
-        log_cmd: Likewise for |1 - f|.
-        smallest: Parts in the smallest circuit with f of at least ``threshold``, all larger ones
-            too; NaN if there is none.
-        threshold: What f that is; 0.9 by default.
+        log_cmd: Mean of |1 - f| over the same axis.
+        smallest: Parts in the smallest circuit from which on f is at least ``threshold``; NaN if
+            there is none.
+        threshold: The f that counts as faithful; 0.9 by default.
     """
 
     sizes: np.ndarray
@@ -74,20 +77,6 @@ class Curve(NamedTuple):
     log_cmd: float
     smallest: float
     threshold: float
-
-
-class Completeness(NamedTuple):
-    """How alike the circuit and the network are once the same parts are taken from both.
-
-    Attributes:
-        gap: |f(C minus K) - f(full minus K)| of each knock-out K, (knock-outs,).
-        largest: The largest: C is incomplete if it is far from 0 (Wang et al. 2022).
-        worst: The parts whose loss shows it, a circuit.
-    """
-
-    gap: np.ndarray
-    largest: float
-    worst: dict[Any, np.ndarray]
 
 
 def faithfulness_samples(
@@ -125,8 +114,8 @@ def faithfulness(
 ) -> Estimate:
     """f(C) of each circuit of a stack, with intervals over pairs.
 
-    Estimate on other pairs than those on which the circuits were found: the best of many is
-    flattered by its own data.
+    Use other pairs than those on which the circuits were found, since the best of many is
+    flattered by the data that chose it.
 
     Args:
         key: Typed PRNG key, for the bootstrap.
@@ -142,7 +131,7 @@ def faithfulness(
         have the same metric.
     """
     samples = faithfulness_samples(task, circuits, reference, block=block)
-    return _ratio(key, samples, ablation, level)
+    return samples.estimate(key, ablation=ablation, level=level)
 
 
 def faithfulness_grid(
@@ -159,7 +148,7 @@ def faithfulness_grid(
         key: Typed PRNG key.
         task: The task.
         circuits: Masks with a leading axis of circuits.
-        references: Name to what is ablated to, as from ``ablation_references``.
+        references: Name to what is ablated to; see ``ablation_references``.
         level: Coverage.
 
     Returns:
@@ -167,13 +156,13 @@ def faithfulness_grid(
     """
     if not references:
         raise ValueError("references holds no ablation.")
-    # One program for all: the ablations are so many copies of the pairs.
+    # One program for all: the pairs are repeated, once per ablation.
     copies = np.tile(np.arange(len(task.x1)), len(references))
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *references.values())
     samples = faithfulness_samples(task.take(copies), circuits, joined)
     parts = (np.split(a, len(references), axis=-1) for a in samples)
     found = {
-        name: _ratio(key, FaithfulnessSamples(*part), name, level)
+        name: FaithfulnessSamples(*part).estimate(key, ablation=name, level=level)
         for name, *part in zip(references, *parts, strict=True)
     }
     values = np.stack([estimate.value for estimate in found.values()])
@@ -271,152 +260,6 @@ def smallest_faithful(sizes: Sequence[int], values: ArrayLike, threshold: float 
     return float(np.asarray(sizes)[np.argmax(reached)]) if reached.any() else float("nan")
 
 
-def completeness(
-    task: Task, circuit: Masks, reference: Values, knockouts: Masks, *, block: Block | None = None
-) -> Completeness:
-    """Compares the circuit and the whole network with the same parts of the circuit knocked out.
-
-    A circuit that lacks a backup falls when its main part is lost, while the network does not
-    (Wang et al. 2022, arXiv:2211.00593). Over all subsets the largest gap is exact; take
-    ``all_subsets_of`` for small circuits, ``random_subsets_of`` otherwise.
-
-    Args:
-        task: The task.
-        circuit: The circuit.
-        reference: What is ablated to.
-        knockouts: Masks with a leading axis of knock-outs, true where a part is lost.
-        block: See ``sweep``.
-    """
-    circuit = {key: jnp.asarray(mask, bool) for key, mask in circuit.items()}
-    lost = {key: jnp.asarray(knockouts[key], bool) for key in circuit}
-    both = {key: jnp.concatenate([circuit[key][None] & ~lost[key], ~lost[key]]) for key in circuit}
-    samples = faithfulness_samples(task, both, reference, block=block)
-    total = samples.total.sum()
-    value = samples.restored.sum(1) / (total if total != 0 else np.nan)
-    gap = np.abs(np.subtract(*np.split(value, 2)))
-    worst = int(np.argmax(np.where(np.isnan(gap), -1, gap)))
-    return Completeness(
-        gap, float(gap[worst]), {key: np.asarray(mask[worst]) for key, mask in lost.items()}
-    )
-
-
-def minimality(
-    key: Array,
-    task: Task,
-    circuit: Masks,
-    reference: Values,
-    *,
-    ablation: str,
-    level: float = 0.95,
-    block: Block | None = None,
-) -> tuple[Estimate, list[tuple[Any, ...]]]:
-    """f(C) - f(C without a part), for each part: what it is needed for.
-
-    Args:
-        key: Typed PRNG key.
-        task: The task.
-        circuit: The circuit.
-        reference: What is ablated to.
-        ablation: Its name.
-        level: Coverage.
-        block: See ``sweep``.
-
-    Returns:
-        Estimate (parts,), and what each part is, as from ``flat_scores``.
-
-    Raises:
-        ValueError: An empty circuit.
-    """
-    without, labels = without_each(circuit)
-    joined = stack_circuits([{k: np.asarray(m, bool) for k, m in circuit.items()}])
-    joined = {k: jnp.concatenate([joined[k], without[k]]) for k in joined}
-    samples = faithfulness_samples(task, joined, reference, block=block)
-    lost = FaithfulnessSamples(samples.restored[:1] - samples.restored[1:], samples.total)
-    return _ratio(key, lost, ablation, level), labels
-
-
-def without_each(circuit: Masks) -> tuple[dict[Any, np.ndarray], list[tuple[Any, ...]]]:
-    """A circuit's versions that lack one part each, stacked, and the part that each lacks."""
-    circuit = {k: np.asarray(m, bool) for k, m in circuit.items()}
-    flat, labels = flat_scores(circuit)
-    parts = np.flatnonzero(flat)
-    if parts.size == 0:
-        raise ValueError("the circuit is empty: there is no part to take away.")
-    masks = flat.astype(bool) & (np.arange(flat.size) != parts[:, None])
-    return _stack_flat(circuit, masks), [labels[i] for i in parts]
-
-
-def all_subsets_of(circuit: Masks) -> dict[Any, np.ndarray]:
-    """Every subset of a circuit's parts, stacked, the empty one first.
-
-    Raises:
-        ValueError: More than 14 parts, 16384 subsets.
-    """
-    circuit = {k: np.asarray(m, bool) for k, m in circuit.items()}
-    flat = flat_scores(circuit)[0].astype(bool)
-    parts = np.flatnonzero(flat)
-    if parts.size > 14:
-        raise ValueError(
-            f"a circuit of {parts.size} parts has 2^{parts.size} subsets; use random_subsets_of."
-        )
-    chosen = np.arange(2**parts.size)[:, None] >> np.arange(parts.size) & 1
-    masks = np.zeros((len(chosen), flat.size), bool)
-    masks[:, parts] = chosen
-    return _stack_flat(circuit, masks)
-
-
-def random_subsets_of(key: Array, circuit: Masks, num: int) -> dict[Any, np.ndarray]:
-    """Subsets of a circuit's parts of every size alike, stacked: (num, ...)."""
-    circuit = {k: np.asarray(m, bool) for k, m in circuit.items()}
-    flat = flat_scores(circuit)[0].astype(bool)
-    share_key, part_key = jax.random.split(key)
-    share = jax.random.uniform(share_key, (num, 1))
-    draws = np.asarray(jax.random.uniform(part_key, (num, flat.size)) < share)
-    return _stack_flat(circuit, draws & flat)
-
-
-def random_circuits(key: Array, circuit: Masks, num: int) -> dict[Any, np.ndarray]:
-    """Circuits of the same size, drawn uniformly among all parts, stacked: (num, ...).
-
-    Part for part in each site or pair of sites, so that a random circuit has the circuit's depth.
-    """
-    drawn = {}
-    for number, (name, mask) in enumerate(circuit.items()):
-        mask = np.asarray(mask, bool)
-        repeated = jnp.broadcast_to(mask.reshape(1, -1), (num, mask.size))
-        shuffled = jax.random.permutation(
-            jax.random.fold_in(key, number), repeated, axis=1, independent=True
-        )
-        drawn[name] = np.asarray(shuffled).reshape(num, *mask.shape)
-    return drawn
-
-
-def smallest_by_search(
-    task: Task, circuit: Masks, reference: Values, *, threshold: float = 0.9
-) -> dict[Any, np.ndarray]:
-    """The smallest faithful circuit within a small one, by trying every subset.
-
-    Among those of least size the most faithful. The oracle for selectors; at most 14 parts.
-
-    Raises:
-        ValueError: Too many parts, or no subset that reaches the threshold.
-    """
-    subsets = all_subsets_of(circuit)
-    samples = faithfulness_samples(task, subsets, reference)
-    total = samples.total.sum()
-    values = samples.restored.sum(1) / (total if total != 0 else np.nan)
-    size = sum(mask.reshape(len(values), -1).sum(1) for mask in subsets.values())
-    if not (values >= threshold).any():
-        raise ValueError(f"no subset reaches {threshold}; the best has {np.nanmax(values):.3g}.")
-    order = np.lexsort((-values, np.where(values >= threshold, size, np.inf)))
-    return {key: mask[order[0]] for key, mask in subsets.items()}
-
-
-def _ratio(key: Array, samples: FaithfulnessSamples, ablation: str, level: float) -> Estimate:
-    what = f"all outside the circuit ablated: {ablation}"
-    return bootstrap_ratio(key, samples.restored, samples.total, intervention=what, level=level)
-
-
 def _absolute_area(axis: np.ndarray, values: np.ndarray) -> float:
     """Area of |values|, linear between points: where the sign changes, two triangles."""
     a, b, step = values[:-1], values[1:], np.diff(axis)
@@ -424,8 +267,3 @@ def _absolute_area(axis: np.ndarray, values: np.ndarray) -> float:
     size = np.abs(a) + np.abs(b)
     triangles = (a**2 + b**2) / (2 * np.where(crosses, size, 1.0))
     return float(np.sum(step * np.where(crosses, triangles, size / 2)))
-
-
-def _stack_flat(circuit: Mapping[Any, np.ndarray], masks: np.ndarray) -> dict[Any, np.ndarray]:
-    parts = [unflatten(circuit, mask) for mask in masks]
-    return {key: np.stack([part[key] for part in parts]) for key in circuit}

@@ -36,7 +36,8 @@ def graph_score(estimated: ArrayLike, true: ArrayLike) -> GraphScore:
 
     Args:
         estimated: (nodes, nodes), non-zero from cause to effect.
-        true: Likewise, such as ``data.causal.adjacency(model)``, or zeros for independent factors.
+        true: The true graph, in the same form, such as ``data.causal.adjacency(model)``,
+            or zeros for independent factors.
 
     Raises:
         ValueError: Not square, or of different sizes, or NaN.

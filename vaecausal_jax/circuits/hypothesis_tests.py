@@ -5,8 +5,8 @@ other tests of the same questions:
 
     equivalence     the circuit scores like the network: two one-sided tests with a stated margin,
                     which small samples do not pass, and an exact sign test, ties split
-    independence    without it nothing of the outcome is left: HSIC, permuted, each variable with
-                    a bandwidth of its own
+    independence    without it nothing of the outcome is left: a permutation test of HSIC, in which
+                    each variable has its own bandwidth
     minimality      each part matters more than parts outside: ranks, Benjamini and Hochberg
     sufficiency, necessity    the circuit does better than random ones of its size: ranks
 
@@ -20,16 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from scipy import special
+from scipy import stats
 
-from vaecausal_jax.circuits.evaluation import faithfulness_samples, random_circuits, without_each
-from vaecausal_jax.circuits.scorers import flat_scores
-from vaecausal_jax.circuits.selectors import unflatten
-from vaecausal_jax.circuits.tasks import Masks, Task, outcomes, run_circuit, stack_circuits
+from vaecausal_jax.circuits.evaluation import faithfulness_samples
+from vaecausal_jax.circuits.masks import (
+    Masks,
+    as_booleans,
+    flat_scores,
+    random_circuits,
+    stack_circuits,
+    unflatten,
+    without_each,
+)
+from vaecausal_jax.circuits.tasks import Task, outcomes, run_circuit
 from vaecausal_jax.effects.paths import OUTCOME, Values
 from vaecausal_jax.inference import (
     Estimate,
-    bootstrap_ratio,
     equivalence_margin,
     equivalence_test,
     false_discovery,
@@ -70,10 +76,11 @@ class Minimality(NamedTuple):
     """Whether each part of a circuit is needed.
 
     Attributes:
-        labels: What each part is, as from ``flat_scores``.
+        labels: The label of each part; see ``flat_scores``.
         change: (parts,) mean over pairs of |m(C) - m(C without it)| over m(full) - m(empty).
         reference: The same change when a random part from outside joins the circuit.
-        p_value: (parts,) of mattering no more than those, adjusted (Benjamini and Hochberg).
+        p_value: (parts,) adjusted p-values of mattering no more than parts from outside
+            (Benjamini and Hochberg).
     """
 
     labels: list[tuple[Any, ...]]
@@ -83,15 +90,15 @@ class Minimality(NamedTuple):
 
 
 class AgainstRandom(NamedTuple):
-    """A circuit among random ones, part for part of the same size in every layer.
+    """A circuit among random ones that have as many parts in every layer.
 
     Attributes:
         sufficiency: f(C).
         necessity: 1 - f(full without C).
-        random_sufficiency: (circuits,) of random circuits.
-        random_necessity: (circuits,) likewise.
-        p_sufficiency: Rank of f(C) among them.
-        p_necessity: Likewise.
+        random_sufficiency: (circuits,) f of random circuits.
+        random_necessity: (circuits,) necessity of random circuits.
+        p_sufficiency: p-value of the circuit's sufficiency, by its rank among random ones.
+        p_necessity: p-value of the circuit's necessity, by the same rank.
     """
 
     sufficiency: float
@@ -133,11 +140,9 @@ def equivalence(
     if mean == 0:
         raise ValueError("the full and the empty circuit score alike: nothing to be faithful to.")
     difference = samples.restored[0] - samples.total
-    what = f"all outside the circuit ablated: {ablation}"
-    estimate = bootstrap_ratio(key, difference, samples.total, intervention=what, level=level)
     share, p_sign = sign_test(difference)
     return Equivalence(
-        estimate,
+        samples._replace(restored=difference).estimate(key, ablation=ablation, level=level),
         float(equivalence_test(difference / mean, margin)),
         float(equivalence_margin(difference / mean, level=level)),
         share,
@@ -157,8 +162,8 @@ def sign_test(differences: ArrayLike) -> tuple[float, float]:
         )
     num = differences.size
     above = (differences > 0).sum() + (differences == 0).sum() / 2
-    fewer = np.ceil(min(above, num - above))
-    return float(above / num), float(min(1.0, 2 * special.bdtr(fewer, num, 0.5)))
+    fewer = int(np.ceil(min(above, num - above)))
+    return float(above / num), float(stats.binomtest(fewer, num).pvalue)
 
 
 def independence(
@@ -233,16 +238,17 @@ def minimality_test(
     Raises:
         ValueError: An empty or a full circuit.
     """
-    circuit = {k: np.asarray(m, bool) for k, m in circuit.items()}
+    circuit = as_booleans(circuit)
     without, labels = without_each(circuit)
     flat = flat_scores(circuit)[0].astype(bool)
     outside = np.flatnonzero(~flat)
     if outside.size == 0:
         raise ValueError("every part is in the circuit: there is none outside to compare with.")
     order = np.asarray(jax.random.permutation(key, jnp.asarray(outside)))[:num_random]
-    joined = [unflatten(circuit, flat | (np.arange(flat.size) == part)) for part in order]
-    stacked = stack_circuits([circuit, *joined])
-    stacked = {k: np.concatenate([np.asarray(stacked[k]), without[k]]) for k in circuit}
+    joined = unflatten(circuit, flat | (np.arange(flat.size) == order[:, None]))
+    stacked = {
+        k: np.concatenate([mask[None], joined[k], without[k]]) for k, mask in circuit.items()
+    }
     samples = faithfulness_samples(task, stacked, reference)
     total = samples.total.mean()
     changes = np.abs(samples.restored[1:] - samples.restored[:1]).mean(1)
@@ -264,13 +270,11 @@ def against_random(
         reference: What is ablated to.
         num_random: Random circuits, of as many parts in every site, or pair of sites.
     """
-    circuit = {k: np.asarray(m, bool) for k, m in circuit.items()}
+    circuit = as_booleans(circuit)
     drawn = random_circuits(key, circuit, num_random)
     alone = {k: np.concatenate([circuit[k][None], drawn[k]]) for k in circuit}
     both = {k: np.concatenate([alone[k], ~alone[k]]) for k in circuit}
-    samples = faithfulness_samples(task, both, reference)
-    total = samples.total.sum()
-    values = samples.restored.sum(1) / (total if total != 0 else np.nan)
+    values = faithfulness_samples(task, both, reference).ratio()
     sufficient, necessary = values[: num_random + 1], 1 - values[num_random + 1 :]
     ranks = [
         float((1 + (v[1:] >= v[0] - 1e-6 * abs(v[0])).sum()) / (1 + num_random))

@@ -2,8 +2,8 @@
 
 Subnetwork probing (Cao et al. 2021, arXiv:2104.03514) for nodes, and edge pruning (Bhaskar et al.
 2024, arXiv:2406.16778) for edges: each part has a hard-concrete gate (Louizos et al. 2018,
-arXiv:1712.01312), and what is minimised is the circuit's distance from the full run plus a price a
-part.
+arXiv:1712.01312), and what is minimised is the circuit's distance from the full run plus a price
+per part.
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from vaecausal_jax.circuits.tasks import Masks, Scores, Task, outcomes, run_circuit
+from vaecausal_jax.circuits.masks import Masks, Scores
+from vaecausal_jax.circuits.tasks import Task, outcomes, run_circuit
 from vaecausal_jax.effects.paths import OUTCOME, Values
 
 _BETA, _LOW, _HIGH = 2 / 3, -0.1, 1.1
@@ -47,7 +48,7 @@ def learn_masks(
             network is worth a tenth of it.
         num_steps: Adam steps.
         learning_rate: Of the gates' log-odds.
-        batch_size: Pairs a step, drawn with replacement.
+        batch_size: Pairs per step, drawn with replacement.
 
     Raises:
         ValueError: A price that is negative, no steps, or a task without effect.

@@ -7,18 +7,17 @@ Each null model is a *modularity matrix* B over all nodes, so scaled that
 and scoring, optimising and testing a partition are written once for all of them:
 
     newman_matrix      undirected     (A_ij - s_i s_j / 2m) / 2m                physics/0602124
-    directed_matrix    directed       (A_ij - s_i^out s_j^in / W) / W           arXiv:0709.4500
     bipartite_matrix   two sets       (A_ij - r_i c_j / W) / W                  arXiv:0707.1616
     layered_matrix     feed-forward   (A_ij - s_i^out s_j^in / W_l) / W, by pair l of layers
-    signed_matrix      any of these, positive and negative weights apart        arXiv:0812.3030
 
-The ordinary nulls expect edges between all layers, which a feed-forward network cannot have: a
+Newman's null expects edges between all layers, which a feed-forward network cannot have: a
 dense one, without any structure, scores 1/6 when its four layers are cut in two by depth. Under the
 layered null it scores 0. An optimised Q is positive on noise too, and so is that of a partition
 read off the weights themselves: ``modularity_test`` makes the partition anew on every null graph.
 
-Labels are integers, one a node; a negative label is a module of that node alone. Q of a graph
-without edges is NaN.
+Labels are integers, one per node; a negative label is a module of that node alone. Q of a graph
+without edges is NaN. For graphs within one set of nodes networkx has more:
+``nx.community.modularity`` for directed ones, ``nx.normalized_cut_size`` (``networkx_export``).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,19 +27,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.circuits.null_graphs import (
+from vaecausal_jax.circuits.layers import (
     Graph,
-    is_layered,
-    shuffle_weights,
-    symmetric_matrix,
+    join_blocks,
+    layer_matrices,
+    layer_sizes,
     weight_matrix,
 )
-from vaecausal_jax.circuits.partitions import (
-    NO_GAIN,
-    best_partition,
-    checked_labels,
-    partition_quality,
-)
+from vaecausal_jax.circuits.null_graphs import shuffle_weights
+from vaecausal_jax.circuits.partitions import NO_GAIN, best_partition, partition_quality
 
 
 class ModularityTest(NamedTuple):
@@ -49,8 +44,8 @@ class ModularityTest(NamedTuple):
     Attributes:
         value: Q of the graph.
         excess: Q minus the mean of the null graphs'.
-        null_mean: Mean Q of the null graphs, each with a partition of its own.
-        null_sd: Standard deviation of it.
+        null_mean: Mean Q of the null graphs, each partitioned anew.
+        null_sd: Standard deviation of Q over the null graphs.
         z: excess / null_sd; NaN where all null graphs score alike.
         p_value: Share of graphs with at least this Q, the graph itself among them.
         labels: The graph's partition.
@@ -79,17 +74,7 @@ def newman_matrix(adjacency: ArrayLike, *, resolution: float = 1.0) -> np.ndarra
     Raises:
         ValueError: An adjacency that is not symmetric, negative or not finite.
     """
-    return directed_matrix(symmetric_matrix(adjacency), resolution=resolution)
-
-
-def directed_matrix(adjacency: ArrayLike, *, resolution: float = 1.0) -> np.ndarray:
-    """Modularity matrix of a directed graph (Leicht & Newman 2008): rows are sources."""
-    adjacency = _not_negative(weight_matrix(adjacency, "adjacency"))
-    if adjacency.shape[0] != adjacency.shape[1]:
-        raise ValueError(
-            f"adjacency has shape {adjacency.shape}, expected (nodes, nodes). For edges between "
-            "two sets of nodes use bipartite_matrix."
-        )
+    adjacency = _not_negative(_symmetric(adjacency))
     return _minus_null(adjacency, adjacency.sum(), resolution)
 
 
@@ -119,52 +104,13 @@ def layered_matrix(layers: Graph, *, resolution: float = 1.0) -> np.ndarray:
     """
     layers = [_not_negative(matrix) for matrix in layer_matrices(layers)]
     total = sum(matrix.sum() for matrix in layers)
-    return _joined([_minus_null(matrix, total, resolution) for matrix in layers])
-
-
-def signed_matrix(
-    graph: Graph, *, of: Callable[..., np.ndarray] = newman_matrix, resolution: float = 1.0
-) -> np.ndarray:
-    """Modularity matrix of a graph with negative weights (Gomez, Jensen & Arenas 2009).
-
-    Q = (W+ Q+ - W- Q-) / (W+ + W-), each sign against its own null: modules hold positive edges and
-    are held apart by negative ones.
-
-    Args:
-        graph: Whatever ``of`` takes, of any sign.
-        of: ``newman_matrix``, ``directed_matrix``, ``bipartite_matrix`` or ``layered_matrix``.
-        resolution: See ``newman_matrix``.
-    """
-    layered = is_layered(graph)
-    matrices = layer_matrices(graph)
-    parts = []
-    for sign in (1.0, -1.0):
-        part = [np.maximum(sign * matrix, 0.0) for matrix in matrices]
-        weight = sum(matrix.sum() for matrix in part)
-        parts.append((weight, of(part if layered else part[0], resolution=resolution)))
-    (positive, above), (negative, below) = parts
-    total = positive + negative
-    if total == 0:
-        return above
-    # One sign may have no edges: its matrix is NaN, its weight zero.
-    signed = np.zeros_like(above)
-    if positive > 0:
-        signed += positive / total * above
-    if negative > 0:
-        signed -= negative / total * below
-    return signed
+    blocks = {(i, i + 1): _minus_null(a, total, resolution) for i, a in enumerate(layers)}
+    return join_blocks(blocks, layer_sizes(layers))
 
 
 def newman_modularity(adjacency: ArrayLike, labels: ArrayLike, *, resolution: float = 1.0) -> float:
     """Q of a partition of an undirected graph; see ``newman_matrix``."""
     return partition_quality(newman_matrix(adjacency, resolution=resolution), labels)
-
-
-def directed_modularity(
-    adjacency: ArrayLike, labels: ArrayLike, *, resolution: float = 1.0
-) -> float:
-    """Q of a partition of a directed graph; see ``directed_matrix``."""
-    return partition_quality(directed_matrix(adjacency, resolution=resolution), labels)
 
 
 def bipartite_modularity(
@@ -186,49 +132,10 @@ def layered_modularity(
 
     Args:
         layers: Weights of each pair of adjacent layers.
-        labels: Module of each node: one array a layer, or one for all nodes in order.
+        labels: Module of each node: one array per layer, or one for all nodes in order.
         resolution: See ``newman_matrix``.
     """
     return partition_quality(layered_matrix(layers, resolution=resolution), _joined_labels(labels))
-
-
-def signed_modularity(
-    graph: Graph,
-    labels: ArrayLike | Sequence[ArrayLike],
-    *,
-    of: Callable[..., np.ndarray] = newman_matrix,
-    resolution: float = 1.0,
-) -> float:
-    """Q of a partition of a graph with negative weights; see ``signed_matrix``."""
-    matrix = signed_matrix(graph, of=of, resolution=resolution)
-    return partition_quality(matrix, _joined_labels(labels))
-
-
-def normalised_cut(adjacency: ArrayLike, labels: ArrayLike) -> float:
-    """Sum over modules of cut(c) / vol(c): weight that leaves it over all weight at its nodes.
-
-    0 for modules without edges between them; a module without any edge counts for nothing. Weights
-    are taken as undirected, A + A'. NaN for a graph without edges. Filan et al. 2021
-    (arXiv:2103.03386).
-
-    Args:
-        adjacency: (nodes, nodes), not negative; ``join_layers`` makes one of layers.
-        labels: Integer module of each node; negative for a node alone.
-    """
-    adjacency = _not_negative(weight_matrix(adjacency, "adjacency"))
-    if adjacency.shape[0] != adjacency.shape[1]:
-        raise ValueError(
-            f"adjacency has shape {adjacency.shape}, expected (nodes, nodes); see join_layers."
-        )
-    labels = checked_labels(labels, len(adjacency))
-    undirected = adjacency + adjacency.T
-    if undirected.sum() == 0:
-        return float("nan")
-    member = np.eye(labels.max(initial=0) + 1)[labels]
-    volume = member.T @ undirected.sum(1)
-    within = np.einsum("ic,ij,jc->c", member, undirected, member, optimize=True)
-    some = volume > 0
-    return float(np.sum((volume - within)[some] / volume[some]))
 
 
 def modularity_test(
@@ -244,14 +151,14 @@ def modularity_test(
 
     Args:
         key: Typed PRNG key.
-        graph: A matrix between two sets of nodes, or one a pair of adjacent layers; or whatever
+        graph: A matrix between two sets of nodes, or one per pair of adjacent layers; or whatever
             else ``matrix`` and ``shuffle`` take.
         matrix: Graph to modularity matrix. Options go in by ``functools.partial``.
         partition: Graph to labels, done anew on every null graph, such as ``factor_partition``; or
             fixed labels that were not read off these weights. ``best_partition`` of the modularity
             matrix if None.
-        shuffle: ``(key, graph, num_graphs)`` to null graphs: ``shuffle_weights``, ``swap_edges``,
-            or for ``newman_matrix`` their symmetric forms.
+        shuffle: ``(key, graph, num_graphs)`` to null graphs: ``shuffle_weights``, ``trade_edges``,
+            or your own for other graphs.
         num_null: Null graphs.
 
     Returns:
@@ -293,40 +200,6 @@ def modularity_test(
     )
 
 
-def layer_matrices(graph: Graph) -> list[np.ndarray]:
-    """The weights of each pair of adjacent layers, checked; one matrix is one pair.
-
-    Raises:
-        ValueError: No layers, a weight that is not finite, or pairs that do not fit together.
-    """
-    matrices = [
-        weight_matrix(matrix, f"layer pair {pair}")
-        for pair, matrix in enumerate(graph if is_layered(graph) else [graph])
-    ]
-    if not matrices:
-        raise ValueError("layers is empty, expected at least one matrix (sources, targets).")
-    for pair, (before, after) in enumerate(zip(matrices, matrices[1:], strict=False)):
-        if before.shape[1] != after.shape[0]:
-            raise ValueError(
-                f"layer pair {pair} ends in {before.shape[1]} nodes, but pair {pair + 1} starts "
-                f"from {after.shape[0]}."
-            )
-    return matrices
-
-
-def join_layers(layers: Graph) -> np.ndarray:
-    """The matrices of adjacent layers as one adjacency of a directed graph, (nodes, nodes)."""
-    return _joined(layer_matrices(layers))
-
-
-def _joined(matrices: list[np.ndarray]) -> np.ndarray:
-    ends = np.cumsum([0, matrices[0].shape[0], *(matrix.shape[1] for matrix in matrices)])
-    joined = np.zeros((ends[-1], ends[-1]))
-    for matrix, first, middle, last in zip(matrices, ends, ends[1:], ends[2:], strict=False):
-        joined[first:middle, middle:last] = matrix
-    return joined
-
-
 def _minus_null(weights: np.ndarray, total: float, resolution: float) -> np.ndarray:
     """(A - gamma s^out s^in / W) / total, with W the sum of these weights."""
     if total == 0:
@@ -336,12 +209,21 @@ def _minus_null(weights: np.ndarray, total: float, resolution: float) -> np.ndar
     return (weights - resolution * null) / total
 
 
+def _symmetric(values: Any) -> np.ndarray:
+    """Values as the float64 adjacency of an undirected graph, exactly symmetric."""
+    matrix = weight_matrix(values, "adjacency")
+    size = np.abs(matrix).max(initial=0.0)
+    if matrix.shape[0] != matrix.shape[1] or np.abs(matrix - matrix.T).max(initial=0) > 1e-6 * size:
+        raise ValueError(
+            f"adjacency {matrix.shape} is not symmetric, as an undirected graph's is. For a matrix "
+            "between two sets of nodes use the bipartite form."
+        )
+    return (matrix + matrix.T) / 2
+
+
 def _not_negative(matrix: np.ndarray) -> np.ndarray:
     if (matrix < 0).any():
-        raise ValueError(
-            f"weights must not be negative, got {matrix.min()}: take their size, or use "
-            "signed_matrix."
-        )
+        raise ValueError(f"weights must not be negative, got {matrix.min()}: take their size.")
     return matrix
 
 

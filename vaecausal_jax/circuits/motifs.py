@@ -21,8 +21,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.circuits.modularity import layer_matrices
-from vaecausal_jax.circuits.null_graphs import Graph, trade_edges, weight_matrix
+from vaecausal_jax.circuits.layers import (
+    Graph,
+    join_blocks,
+    layer_matrices,
+    layer_sizes,
+    weight_matrix,
+)
+from vaecausal_jax.circuits.null_graphs import trade_edges
 
 Counts = dict[str, float]
 
@@ -165,8 +171,8 @@ def motif_census(
         layers: For each pair of adjacent layers, its weights (sources, targets); 0 is no edge. Of
             effects, pass those that survive a test: noise has edges everywhere.
         skips: Edges that skip layers: (from layer, to layer) to weights, layers counted from 0.
-        shuffle: ``(key, graph, num_graphs)`` to null graphs of each pair of layers, as
-            ``trade_edges``, ``swap_edges`` or ``shuffle_weights``.
+        shuffle: ``(key, graph, num_graphs)`` to null graphs of each pair of layers, such as
+            ``trade_edges`` or ``shuffle_weights``.
         num_null: Null graphs.
 
     Returns:
@@ -180,14 +186,12 @@ def motif_census(
         raise ValueError(f"num_null must be at least 2, got {num_null}.")
     blocks, sizes = _blocks(layers, skips or {})
     places = list(blocks)
-    count = motif_counts(_joined(blocks, sizes))
+    count = motif_counts(join_blocks(blocks, sizes))
     random = shuffle(key, [blocks[place] for place in places], num_null)
-    nulls = [
-        motif_counts(
-            _joined({place: graphs[i] for place, graphs in zip(places, random, strict=True)}, sizes)
-        )
-        for i in range(num_null)
-    ]
+    nulls = []
+    for i in range(num_null):
+        drawn = {place: graphs[i] for place, graphs in zip(places, random, strict=True)}
+        nulls.append(motif_counts(join_blocks(drawn, sizes)))
     absent = _absent(len(sizes), bool(skips))
     return {
         name: _compare(count[name], np.array([null[name] for null in nulls]), absent.get(name, ""))
@@ -227,7 +231,7 @@ def _blocks(
     layers: Graph, skips: Mapping[tuple[int, int], ArrayLike]
 ) -> tuple[dict[tuple[int, int], np.ndarray], list[int]]:
     matrices = layer_matrices(layers)
-    sizes = [matrices[0].shape[0], *(matrix.shape[1] for matrix in matrices)]
+    sizes = layer_sizes(matrices)
     blocks = {(pair, pair + 1): matrix for pair, matrix in enumerate(matrices)}
     for (start, end), weights in skips.items():
         if not 0 <= start < end - 1 < len(sizes) - 1:
@@ -243,14 +247,6 @@ def _blocks(
             )
         blocks[start, end] = matrix
     return blocks, sizes
-
-
-def _joined(blocks: Mapping[tuple[int, int], np.ndarray], sizes: list[int]) -> np.ndarray:
-    ends = np.cumsum([0, *sizes])
-    joined = np.zeros((ends[-1], ends[-1]))
-    for (source, target), matrix in blocks.items():
-        joined[ends[source] : ends[source + 1], ends[target] : ends[target + 1]] = matrix
-    return joined
 
 
 def _signs(matrix: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Partitions of a graph's nodes into modules: read off effects, or optimised, and their quality.
 
 All that is known of the graph is its modularity matrix B (see ``modularity``), and the quality of a
-partition is Q = sum_ij B_ij [c_i = c_j]. Labels are integers, one a node; a negative label is a
+partition is Q = sum_ij B_ij [c_i = c_j]. Labels are integers, one per node; a negative label is a
 module of that node alone.
 """
 
@@ -25,7 +25,7 @@ def partition_quality(matrix: ArrayLike, labels: ArrayLike) -> float:
         labels: Integer module of each node, (nodes,); negative for a node alone.
 
     Raises:
-        ValueError: Not one integer label a node.
+        ValueError: Labels that are not one integer per node.
     """
     matrix = np.asarray(matrix, float)
     labels = checked_labels(labels, len(matrix))
@@ -52,7 +52,7 @@ def factor_partition(effects: ArrayLike) -> np.ndarray:
 
 
 def spectral_bisection(matrix: ArrayLike) -> np.ndarray:
-    """Two modules by the signs of the modularity matrix's leading eigenvector: 0 or 1 a node.
+    """Two modules by the signs of the modularity matrix's leading eigenvector: 0 or 1 per node.
 
     All in one where no split of this kind raises Q.
     """
@@ -96,12 +96,13 @@ def checked_labels(labels: ArrayLike, num_nodes: int) -> np.ndarray:
     """Labels with modules of their own for the negative ones.
 
     Raises:
-        ValueError: Not one integer a node.
+        ValueError: Labels that are not one integer per node.
     """
     labels = np.asarray(labels)
     if labels.shape != (num_nodes,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"labels are {labels.dtype}{labels.shape}, expected one integer a node: ({num_nodes},)."
+            f"labels are {labels.dtype}{labels.shape}, expected one integer per node: "
+            f"({num_nodes},)."
         )
     alone = labels < 0
     return np.where(alone, labels.max(initial=0) + 1 + np.cumsum(alone), labels)

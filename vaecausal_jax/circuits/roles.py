@@ -43,9 +43,9 @@ class UnitRoles(NamedTuple):
         dead: Writes nothing.
         reads: (units, factors): found effects of factors on the unit.
         writes: (units, factors): found effects of the unit on read-outs.
-        read: Mean of each, with intervals.
-        write: Likewise.
-        interaction: Likewise, (units,); None where none was given.
+        read: (units, factors): mean effects of factors on the unit, with intervals.
+        write: (units, factors): mean effects of the unit on read-outs, with intervals.
+        interaction: (units,): mean interactions, with intervals; None where none was given.
     """
 
     hub: np.ndarray
@@ -101,8 +101,8 @@ def unit_roles(
             (``mediation_shares(...).interaction``), if known.
         q: False discovery rate of each of the three tables.
         min_read: Least mean effect that counts, the whole interval beyond it.
-        min_write: Likewise.
-        min_interaction: Likewise.
+        min_write: The same for writes.
+        min_interaction: The same for interactions.
         num_flips: Random sign patterns. No p is below 1 / (1 + num_flips): finding a lone effect
             among m tests takes more than m / q.
 

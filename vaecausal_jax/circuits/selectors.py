@@ -12,8 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax.circuits.scorers import Samples, flat_scores
-from vaecausal_jax.circuits.tasks import Masks, Scores, Task, is_edge_circuit, outcomes, run_circuit
+from vaecausal_jax.circuits.masks import (
+    Masks,
+    Samples,
+    Scores,
+    as_booleans,
+    flat_scores,
+    is_edge_circuit,
+    ranking,
+    unflatten,
+)
+from vaecausal_jax.circuits.tasks import Task, outcomes, run_circuit
 from vaecausal_jax.effects.paths import OUTCOME, Values
 from vaecausal_jax.inference import false_discovery, minimum_effect_test
 
@@ -32,11 +41,6 @@ def select_top(scores: Scores, num: int) -> dict[Any, np.ndarray]:
     return unflatten(scores, chosen)
 
 
-def select_above(scores: Scores, threshold: float) -> dict[Any, np.ndarray]:
-    """The parts whose absolute score is more than a threshold."""
-    return {key: np.abs(np.asarray(value)) > threshold for key, value in scores.items()}
-
-
 def select_significant(
     samples: Samples, *, q: float = 0.05, min_effect: float = 0.0
 ) -> dict[Any, np.ndarray]:
@@ -47,7 +51,7 @@ def select_significant(
     matters.
 
     Args:
-        samples: Effects with a last axis of pairs, as from ``node_samples(task).noising``.
+        samples: Effects with a last axis of pairs, such as ``node_samples(task).noising``.
         q: False discovery rate.
         min_effect: Least mean effect, in the metric's units.
 
@@ -72,10 +76,10 @@ def select_greedily(
 ) -> dict[Any, np.ndarray]:
     """Prunes parts one by one, from the outputs back, and keeps those that are missed.
 
-    A part goes if without it, all parts removed before it gone too, the run's distance from the
-    full run grows by less than ``tolerance``: the algorithm of ACDC (Conmy et al. 2023,
-    arXiv:2304.14997), with the squared distance of outcomes over the mean total effect's for its
-    KL. The whole search is one compiled loop with one run of the circuit a part and pair.
+    A part is removed, for good, if the run's distance from the full run then grows by less than
+    ``tolerance``. This is the algorithm of ACDC (Conmy et al. 2023, arXiv:2304.14997), with the
+    squared distance of outcomes, over that of the mean total effect, in place of its KL. The whole
+    search is one compiled loop with one run of the circuit per part and pair.
 
     Args:
         task: The task.
@@ -92,7 +96,7 @@ def select_greedily(
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}.")
-    circuit = {key: np.asarray(mask, bool) for key, mask in circuit.items()}
+    circuit = as_booleans(circuit)
     held, _ = flat_scores(circuit)
     order = _backwards(task, circuit) if scores is None else ranking(_like(scores, circuit))[::-1]
     order = order[held[order].astype(bool)]
@@ -125,28 +129,6 @@ def select_greedily(
 
     kept = search(jnp.asarray(held, bool), y1, task.x1, task.eps, reference)
     return {k: np.asarray(v) for k, v in unflatten(circuit, np.asarray(kept)).items()}
-
-
-def ranking(scores: Scores) -> np.ndarray:
-    """Positions in ``flat_scores`` from the largest absolute score down.
-
-    Raises:
-        ValueError: NaN among the scores: it has no rank.
-    """
-    values, labels = flat_scores(scores)
-    if np.isnan(values).any():
-        raise ValueError(f"the score of {labels[int(np.argmax(np.isnan(values)))]} is NaN.")
-    return np.argsort(-np.abs(values), kind="stable")
-
-
-def unflatten(like: Masks, flat: Any) -> dict[Any, Any]:
-    """A vector, in the order of ``flat_scores``, as a dictionary of the given shapes."""
-    parts, position = {}, 0
-    for key, value in like.items():
-        size = int(np.prod(np.shape(value)))
-        parts[key] = flat[position : position + size].reshape(np.shape(value))
-        position += size
-    return parts
 
 
 def _like(scores: Scores, circuit: Masks) -> Scores:

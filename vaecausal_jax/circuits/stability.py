@@ -12,11 +12,16 @@ import jax
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from scipy import special
+from scipy import stats
 
-from vaecausal_jax.circuits.evaluation import random_circuits
-from vaecausal_jax.circuits.scorers import Samples
-from vaecausal_jax.circuits.tasks import Masks, Scores
+from vaecausal_jax.circuits.masks import (
+    Masks,
+    Samples,
+    Scores,
+    as_booleans,
+    jaccard,
+    random_circuits,
+)
 from vaecausal_jax.indices import as_indices
 from vaecausal_jax.inference import poisson_weights
 from vaecausal_jax.inference.estimate import check_level
@@ -45,9 +50,9 @@ class CircuitAgreement(NamedTuple):
 
     Attributes:
         frequency: Share of circuits that hold each part.
-        jaccard: (circuits, circuits).
-        mean: Mean of it over different circuits.
-        null: The same for random circuits of as many parts in every layer.
+        jaccard: (circuits, circuits) likeness of every two.
+        mean: Mean of ``jaccard`` over pairs of different circuits.
+        null: The same mean for random circuits of as many parts in every layer.
     """
 
     frequency: dict[Any, np.ndarray]
@@ -69,7 +74,7 @@ def selection_stability(
 
     Args:
         key: Typed PRNG key.
-        samples: Scores pair by pair, as from ``node_samples(task).noising``.
+        samples: Scores pair by pair, such as ``node_samples(task).noising``.
         select: Mean scores to a circuit, e.g. ``lambda s: select_top(s, 20)``.
         num_resamples: Bootstrap resamples.
         threshold: Share of resamples that must agree.
@@ -97,15 +102,18 @@ def selection_stability(
 
     def selected(weight):
         scores = {k: np.asarray(v, float) @ weight for k, v in samples.items()}
-        return {k: np.asarray(m, bool) for k, m in select(scores).items()}
+        return as_booleans(select(scores))
 
     whole = selected(np.full(weights.shape[1], 1 / weights.shape[1]))
     found = [selected(weight) for weight in weights]
     count = {k: np.sum([f[k] for f in found], axis=0) for k in whole}
-    certified = {k: _lower_bound(c, len(found), level) >= threshold for k, c in count.items()}
-    rejected = {
-        k: _lower_bound(len(found) - c, len(found), level) >= threshold for k, c in count.items()
-    }
+
+    def confidently(count):
+        # Clopper and Pearson's lower bound reaches the threshold just where this test rejects.
+        return stats.binom.sf(count - 1, len(found), threshold) <= 1 - level
+
+    certified = {k: confidently(c) for k, c in count.items()}
+    rejected = {k: confidently(len(found) - c) for k, c in count.items()}
     return Stability(
         {k: np.asarray(c / len(found)) for k, c in count.items()},
         certified,
@@ -113,19 +121,6 @@ def selection_stability(
         {k: ~(certified[k] | rejected[k]) for k in whole},
         np.array([jaccard(whole, f) for f in found]),
     )
-
-
-def jaccard(first: Masks, second: Masks) -> float:
-    """Parts that both circuits hold over parts that either holds; NaN for two empty ones.
-
-    Raises:
-        ValueError: Circuits of other sites or shapes.
-    """
-    if {k: np.shape(v) for k, v in first.items()} != {k: np.shape(v) for k, v in second.items()}:
-        raise ValueError("the circuits have other sites or shapes, and no parts to compare.")
-    pairs = [(np.asarray(first[k], bool), np.asarray(second[k], bool)) for k in first]
-    either = sum(int((a | b).sum()) for a, b in pairs)
-    return sum(int((a & b).sum()) for a, b in pairs) / either if either else float("nan")
 
 
 def circuit_agreement(
@@ -178,12 +173,6 @@ def align_circuit(circuit: Masks, order: Mapping[str, ArrayLike]) -> dict[Any, n
         places = [along(n, size) for n, size in zip(names, mask.shape, strict=True)]
         aligned[key] = mask[np.ix_(*places)]
     return aligned
-
-
-def _lower_bound(count: np.ndarray, num: int, level: float) -> np.ndarray:
-    """Clopper and Pearson's lower bound of a share; 0 where nothing was counted."""
-    safe = np.maximum(count, 1)
-    return np.where(count > 0, special.betaincinv(safe, num - safe + 1, 1 - level), 0.0)
 
 
 def _pairwise(circuits: Sequence[Masks]) -> np.ndarray:

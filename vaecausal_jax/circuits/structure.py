@@ -16,10 +16,10 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.circuits.effect_graphs import FACTORS, EffectGraph, layer_adjacencies
+from vaecausal_jax.circuits.masks import Masks, Scores
 from vaecausal_jax.circuits.modularity import ModularityTest, modularity_test
 from vaecausal_jax.circuits.motifs import Motif, motif_census
 from vaecausal_jax.circuits.partitions import factor_partition
-from vaecausal_jax.circuits.tasks import Masks, Scores
 from vaecausal_jax.effects.paths import OUTCOME
 
 

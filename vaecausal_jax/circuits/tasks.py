@@ -4,16 +4,15 @@ A *task* is a behaviour to be explained: pairs of inputs, the reference ("corrup
 target ("clean") ``x1``, an outcome that differs between them, and a metric of it. Its candidates
 are nodes (units of sites) or edges between them.
 
-A *circuit* is a dictionary of masks: site to booleans (units,) for a circuit of nodes, (source,
-target) to booleans (source units, target units) for one of edges. It is run on ``x1`` with
+A *circuit* is a dictionary of masks of nodes or of edges (``masks``). It is run on ``x1`` with
 everything outside it ablated: held at a reference, one of ``ablation_references``. A node outside
 is held whatever reads it; an edge outside is held for the one unit that reads it
-(``effects.paths``). Sites, or pairs of them, that a circuit does not name are left alone if they
-are nodes, and ablated if they are edges. Scores have the same form, with numbers for booleans;
-floats as masks mix run and reference, so that circuits can be learned.
+(``effects.paths``). Sites that a circuit of nodes does not name are left alone; pairs of sites that
+a circuit of edges does not name are ablated. Masks of floats mix run and reference, so that
+circuits can be learned.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vaecausal_jax.circuits.masks import Masks, is_edge_circuit
 from vaecausal_jax.effects import paths
 from vaecausal_jax.effects.mediation import mean_activations
 from vaecausal_jax.effects.paths import OUTCOME, Values, Wiring
@@ -31,15 +31,6 @@ from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
 from vaecausal_jax.rows import check_pairs
 from vaecausal_jax.sweeps.grid import Block, sweep
-
-Key = Any
-"""A site's name (nodes), or (source, target) (edges)."""
-
-Masks = Mapping[Any, Any]
-"""A circuit, or a stack of them with one leading axis: see the module."""
-
-Scores = dict[Any, np.ndarray]
-"""The same keys and shapes as a circuit, one number a node or edge: larger is more important."""
 
 Metric = Callable[[Array, Array, Array], Array]
 """``metric(y, y0, y1) -> scalar``: how far an outcome is from the reference's to the target's."""
@@ -215,7 +206,7 @@ def circuit_metrics(
     Args:
         task: The task.
         circuits: Masks with a leading axis of circuits.
-        reference: Node to values (pairs, ...), as from ``ablation_references``.
+        reference: Node to values (pairs, ...), see ``ablation_references``.
         block: See ``sweep``.
 
     Returns:
@@ -241,38 +232,6 @@ def outcomes(task: Task) -> tuple[Array, Array]:
     return run(task.x0, task.eps), run(task.x1, task.eps)
 
 
-def stack_circuits(circuits: Sequence[Masks]) -> dict[Any, Array]:
-    """Circuits of one task along a new leading axis.
-
-    Raises:
-        ValueError: None, or circuits that name different sites or pairs.
-    """
-    if not circuits:
-        raise ValueError("stack_circuits needs at least one circuit, got none.")
-    for position, circuit in enumerate(circuits):
-        if set(circuit) != set(circuits[0]):
-            differing = sorted(map(str, set(circuit) ^ set(circuits[0])))
-            raise ValueError(
-                f"circuits 0 and {position} cannot be stacked: {differing} in one of them only."
-            )
-    return {k: jnp.stack([jnp.asarray(c[k]) for c in circuits]) for k in circuits[0]}
-
-
-def is_edge_circuit(circuit: Masks) -> bool:
-    """Whether the masks are of edges, not of nodes.
-
-    Raises:
-        ValueError: Of both, or of neither.
-    """
-    kinds = {isinstance(key, tuple) for key in circuit}
-    if len(kinds) != 1:
-        raise ValueError(
-            "a circuit is masks of nodes (by site) or of edges (by source and target), got "
-            + ("both." if kinds else "none.")
-        )
-    return kinds.pop()
-
-
 def check_circuit(task: Task, circuit: Masks) -> None:
     """Raises ValueError unless the masks fit the task's candidates."""
     if is_edge_circuit(circuit):
@@ -287,11 +246,6 @@ def check_circuit(task: Task, circuit: Masks) -> None:
             raise ValueError(
                 f"mask of {key!r} has shape {jnp.shape(mask)}, expected {expected[key]}."
             )
-
-
-def num_parts(circuit: Masks) -> int:
-    """How many nodes or edges a circuit holds."""
-    return sum(int(np.count_nonzero(np.asarray(mask))) for mask in circuit.values())
 
 
 def _held(mask: Array, reference: Array) -> Any:

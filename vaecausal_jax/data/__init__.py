@@ -1,11 +1,12 @@
 """Image worlds with known causes: what a data set is, the published sets, and their stand-ins.
 
-`dataset` holds the interface and all that is generic over it, `designs` which rows of factors to
-look at. `sprites` is a smooth world drawn at any size, `dsprites` the published images, redrawn or
-read from their archive. `shapes3d`, `mpi3d`, `smallnorb` and `celeba` open the published files,
-with images read when they are asked for (`stored`, `files`); `shapes3d_standin` and `mpi3d_standin`
-draw worlds with the factors of the first two, for work without a download. In `causal` factors
-cause one another: structural causal models; `scenes` draws them.
+``dataset`` holds the interface and all that is generic over it, ``designs`` says which rows of
+factors to look at, ``splits`` which combinations are set aside. ``sprites`` is a smooth world drawn
+at any size, ``dsprites`` the published images, redrawn or read from their archive. ``shapes3d``,
+``mpi3d``, ``smallnorb`` and ``celeba`` open the published files, with images read when they are
+asked for (``stored``, ``files``); ``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the
+factors of the first two, for work without a download. In ``causal`` factors cause one another:
+structural causal models; ``scenes`` draws them.
 """
 
 from vaecausal_jax.data import causal, scenes
@@ -28,14 +29,11 @@ from vaecausal_jax.data.dataset import (
     sample_images,
 )
 from vaecausal_jax.data.designs import (
-    Split,
     Weighted,
     conditional_donors,
     correlated,
     do_sweep,
-    hold_out,
     mutual_information,
-    random_split,
     weighted,
 )
 from vaecausal_jax.data.dsprites import DSprites, cached_dsprites, dsprites_exact, load_dsprites
@@ -44,6 +42,7 @@ from vaecausal_jax.data.mpi3d_standin import MPI3DStandIn, mpi3d_standin
 from vaecausal_jax.data.shapes3d import load_shapes3d
 from vaecausal_jax.data.shapes3d_standin import Shapes3DStandIn, shapes3d_standin
 from vaecausal_jax.data.smallnorb import load_smallnorb
+from vaecausal_jax.data.splits import Split, hold_out, random_split
 from vaecausal_jax.data.sprites import Sprites, sprites
 from vaecausal_jax.data.stored import ByteImages, StoredImages, StreamedImages, on_device, resized
 

@@ -1,6 +1,6 @@
 """Worlds whose variables cause one another: structural causal models, and images of them.
 
-The factors of `dataset` are independent causes. Here a variable may be the effect of others, so a
+The factors of ``dataset`` are independent causes. Here a variable may be the effect of others, so a
 model that is trained on the images can be asked for a graph, for effects and for counterfactuals
 whose true values are known. A structural causal model (Pearl 2009, Causality, definition 7.1.1) is
 a value; the noise that it runs on is an argument, one scalar per variable, so runs that share the
@@ -12,8 +12,8 @@ noise differ by the intervention alone:
     moved = jax.vmap(intervene, in_axes=(None, 0, None))(model, noise, {"light_position": 4.0})
     images = jax.vmap(scenes.pendulum_image)(moved)
 
-All but `sample_noise` are written for one sample, and a model is a pytree without leaves: an
-ordinary argument of `jit` and `vmap`.
+All but ``sample_noise`` are written for one sample, and a model is a pytree without leaves: an
+ordinary argument of ``jit`` and ``vmap``.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ import numpy as np
 from vaecausal_jax.errors import unknown_choice
 
 Values = Mapping[str, float | jax.Array]
-"""Variable name to its value, or to its noise: scalars, batched by the caller's `vmap`."""
+"""Variable name to its value, or to its noise: scalars, batched by the caller's ``vmap``."""
 
 Mechanism = Callable[[dict[str, jax.Array], jax.Array], jax.Array]
-"""``mechanism(parents, noise) -> value``, all scalars; pure, and without values caught from `jit`.
+"""``mechanism(parents, noise) -> value``, all scalars; pure, catching no values from ``jit``.
 
-It may have a method ``invert(parents, value) -> noise``, which lets `abduct` recover its noise.
+It may have a method ``invert(parents, value) -> noise``, which lets ``abduct`` recover its noise.
 """
 
 Sampler = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""``sampler(key, shape)``, as `jax.random.normal` is."""
+"""``sampler(key, shape)``, as ``jax.random.normal`` is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Additive:
     function: Callable[[dict[str, jax.Array]], jax.Array]
 
     def __call__(self, parents: dict[str, jax.Array], noise: jax.Array) -> jax.Array:
-        """Return the value of the variable."""
+        """Returns the value of the variable."""
         return self.function(parents) + noise
 
     def invert(self, parents: dict[str, jax.Array], value: jax.Array) -> jax.Array:
-        """Return the noise under which the variable takes `value`."""
+        """Returns the noise under which the variable takes ``value``."""
         return value - self.function(parents)
 
 
@@ -67,14 +67,14 @@ class _Affine:
 
 
 def linear(weights: Mapping[str, float], bias: float = 0.0) -> Additive:
-    """Build the mechanism ``bias + sum_p weights[p] * p + noise``; without weights, a root."""
+    """Builds the mechanism ``bias + sum_p weights[p] * p + noise``; without weights, a root."""
     pairs = ((name, float(weight)) for name, weight in weights.items())
     return Additive(_Affine(tuple(pairs), float(bias)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """Sampler of N(0, scale^2); a scale of 0 is a variable without noise of its own."""
+    """Sampler of N(0, scale^2); with scale 0 the variable has no noise."""
 
     scale: float = 1.0
 
@@ -83,7 +83,7 @@ class Normal:
             raise ValueError(f"the scale of the noise must be at least 0, got {self.scale}.")
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw values of the given shape."""
+        """Draws values of the given shape."""
         return self.scale * jax.random.normal(key, shape)
 
 
@@ -99,22 +99,22 @@ class Uniform:
             raise ValueError(f"expected low < high, got low={self.low} and high={self.high}.")
 
     def __call__(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Draw values of the given shape."""
+        """Draws values of the given shape."""
         return jax.random.uniform(key, shape, minval=self.low, maxval=self.high)
 
 
 @flax.struct.dataclass
 class SCM:
-    """A structural causal model over scalar variables. Build it with `scm` or `linear_scm`.
+    """A structural causal model over scalar variables. Build it with ``scm`` or ``linear_scm``.
 
     Immutable, hashable, and a pytree without leaves. The four tuples run in parallel.
 
     Attributes:
-      names: the variables in topological order, causes first.
-      parents: the direct causes of each variable.
-      mechanisms: how each variable follows from its parents and its noise.
-      noise: how the noise of each variable is drawn, independently of the others'.
-      hidden: the variables that are not observed, such as a common cause.
+        names: The variables in topological order, causes first.
+        parents: The direct causes of each variable.
+        mechanisms: How each variable follows from its parents and its noise.
+        noise: How the noise of each variable is drawn, independently of the others'.
+        hidden: The variables that are not observed, such as a common cause.
     """
 
     names: tuple[str, ...] = flax.struct.field(pytree_node=False)
@@ -136,19 +136,19 @@ def scm(
     *,
     hidden: Iterable[str] = (),
 ) -> SCM:
-    """Build a structural causal model from its graph, its mechanisms and its noise.
+    """Builds a structural causal model from its graph, its mechanisms and its noise.
 
     Args:
-      parents: the direct causes of every variable, () for a root. Any order.
-      mechanisms: one for every variable. Models compare by their mechanisms, so one whose functions
-        are new (a lambda built again) compiles again.
-      noise: a sampler for every variable, or one for all.
-      hidden: variables that are not observed.
+        parents: The direct causes of every variable, () for a root. Any order.
+        mechanisms: One for every variable. Models compare by their mechanisms, so one whose
+            functions are new (a lambda built again) compiles again.
+        noise: A sampler for every variable, or one for all.
+        hidden: Variables that are not observed.
 
     Raises:
-      ValueError: a cycle; a name that is not a variable, with the nearest that is; a variable
-        without mechanism or noise; a mechanism that reads what is not a parent, or whose value is
-        not a scalar.
+        ValueError: A cycle; a name that is not a variable, with the nearest that is; a variable
+            without mechanism or noise; a mechanism that reads what is not a parent, or whose value
+            is not a scalar.
     """
     for name, causes in parents.items():
         if isinstance(causes, str):
@@ -174,7 +174,7 @@ def scm(
 
 
 def check_known(kind: str, given: Iterable[str], valid: Iterable[str]) -> None:
-    """Raise ValueError at the first name that is not among the valid ones."""
+    """Raises ValueError at the first name that is not among the valid ones."""
     valid = tuple(valid)
     for name in given:
         if name not in valid:
@@ -198,7 +198,7 @@ def _topological_order(parents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...
 
 
 def _check_mechanisms(model: SCM) -> None:
-    """Run the model on shapes alone, so that a wrong mechanism is found where it was given."""
+    """Runs the model on shapes alone, so that a wrong mechanism is found where it was given."""
     values, key = {}, jax.eval_shape(jax.random.key, 0)
     for name, parents, mechanism, sampler in _variables(model):
         noise = jax.eval_shape(sampler, key, ())
@@ -226,7 +226,7 @@ def linear_scm(
     noise_scale: float = 1.0,
     hidden: Iterable[str] = (),
 ) -> SCM:
-    """Build the linear Gaussian model with ``weights[effect][cause]``, {} for a root.
+    """Builds the linear Gaussian model with ``weights[effect][cause]``, {} for a root.
 
     Every noise is N(0, noise_scale^2). With W[j, i] the weight of i on j, the total effects are
     (I - W)^-1 - I: entry [j, i] sums over the paths from i to j the product of their weights
@@ -237,17 +237,17 @@ def linear_scm(
 
 
 def chain(x_to_m: float = 1.0, m_to_y: float = 1.0, *, noise_scale: float = 1.0) -> SCM:
-    """Build the linear chain x -> m -> y: m mediates."""
+    """Builds the linear chain x -> m -> y: m mediates."""
     return linear_scm({"x": {}, "m": {"x": x_to_m}, "y": {"m": m_to_y}}, noise_scale=noise_scale)
 
 
 def fork(z_to_x: float = 1.0, z_to_y: float = 1.0, *, noise_scale: float = 1.0) -> SCM:
-    """Build the linear fork x <- z -> y: x and y covary without an effect."""
+    """Builds the linear fork x <- z -> y: x and y covary without an effect."""
     return linear_scm({"z": {}, "x": {"z": z_to_x}, "y": {"z": z_to_y}}, noise_scale=noise_scale)
 
 
 def collider(x_to_z: float = 1.0, y_to_z: float = 1.0, *, noise_scale: float = 1.0) -> SCM:
-    """Build the linear collider x -> z <- y: x and y covary only given z."""
+    """Builds the linear collider x -> z <- y: x and y covary only given z."""
     weights = {"x": {}, "y": {}, "z": {"x": x_to_z, "y": y_to_z}}
     return linear_scm(weights, noise_scale=noise_scale)
 
@@ -255,7 +255,7 @@ def collider(x_to_z: float = 1.0, y_to_z: float = 1.0, *, noise_scale: float = 1
 def confounder(
     x_to_y: float = 1.0, u_to_x: float = 1.0, u_to_y: float = 1.0, *, noise_scale: float = 1.0
 ) -> SCM:
-    """Build x -> y with a hidden common cause x <- u -> y, all linear.
+    """Builds x -> y with a hidden common cause x <- u -> y, all linear.
 
     The regression of y on x has the slope x_to_y + u_to_x * u_to_y / (u_to_x^2 + 1), whatever the
     scale of the noise; the effect is x_to_y.
@@ -265,29 +265,30 @@ def confounder(
 
 
 def sample_noise(key: jax.Array, model: SCM, num: int) -> dict[str, jax.Array]:
-    """Draw the noise of `num` samples: (num,) for every variable, hidden ones included."""
+    """Draws the noise of ``num`` samples: (num,) for every variable, hidden ones included."""
     keys = jax.random.split(key, len(model.names))
     variables = zip(keys, model.names, model.noise, strict=True)
     return {name: sampler(key, (num,)) for key, name, sampler in variables}
 
 
 def observe(model: SCM, noise: Values) -> dict[str, jax.Array]:
-    """Return the value of every variable, hidden ones included, under the given noise.
+    """Returns the value of every variable, hidden ones included, under the given noise.
 
     Raises:
-      ValueError: noise for what is not a variable, or a variable without noise.
+        ValueError: Noise for what is not a variable, or a variable without noise.
     """
     return intervene(model, noise, {})
 
 
 def intervene(model: SCM, noise: Values, do: Values) -> dict[str, jax.Array]:
-    """Return the value of every variable under do(name = value, ...) and the given noise.
+    """Returns the value of every variable under do(name = value, ...) and the given noise.
 
-    A mechanism of `do` is replaced by its constant, all others stay. With the noise of a factual
+    A mechanism of ``do`` is replaced by its constant, all others stay. With the noise of a factual
     sample this is that sample's counterfactual; averaged over noise it is the interventional mean.
 
     Raises:
-      ValueError: a name in `do` or `noise` that is not a variable, or a variable without noise.
+        ValueError: A name in ``do`` or ``noise`` that is not a variable, or a variable without
+            noise.
     """
     check_known("variable to intervene on", do, model.names)
     _check_exactly("noise", noise, model.names)
@@ -302,16 +303,16 @@ def intervene(model: SCM, noise: Values, do: Values) -> dict[str, jax.Array]:
 
 
 def floating(value: float | jax.Array) -> jax.Array:
-    """Return the value as a floating-point array."""
+    """Returns the value as a floating-point array."""
     return jnp.asarray(value, jnp.result_type(float, value))
 
 
 def abduct(model: SCM, values: Values) -> dict[str, jax.Array]:
-    """Return the noise under which `observe` gives `values`: one for every variable.
+    """Returns the noise under which ``observe`` gives ``values``: one for every variable.
 
     Raises:
-      ValueError: a variable without value (a hidden one must be given too: observed values alone
-        do not determine it), a name that is not a variable, or a mechanism without inverse.
+        ValueError: A variable without value (a hidden one must be given too: observed values alone
+            do not determine it), a name that is not a variable, or a mechanism without inverse.
     """
     _check_exactly("value", values, model.names)
     noise = {}
@@ -328,14 +329,14 @@ def abduct(model: SCM, values: Values) -> dict[str, jax.Array]:
 
 
 def counterfactual(model: SCM, values: Values, do: Values) -> dict[str, jax.Array]:
-    """Return what the sample with `values` would have been under do(name = value, ...).
+    """Returns what the sample with ``values`` would have been under do(name = value, ...).
 
     Abduction, action, prediction (Pearl 2009, Causality, theorem 7.1.7). Where the noise itself is
-    at hand the abduction is already done: `intervene` with that noise is the counterfactual, for
+    at hand the abduction is already done: ``intervene`` with that noise is the counterfactual, for
     any mechanism and with hidden variables.
 
     Raises:
-      ValueError: as `abduct` and `intervene`.
+        ValueError: As ``abduct`` and ``intervene``.
     """
     return intervene(model, abduct(model, values), do)
 
@@ -350,10 +351,10 @@ def _reached(model: SCM) -> dict[str, set[str]]:
 
 
 def adjacency(model: SCM) -> np.ndarray:
-    """Return the true graph over `model.observed`, bool (cause, effect).
+    """Returns the true graph over ``model.observed``, bool (cause, effect).
 
     Hidden variables are projected out: a -> b is an edge when a directed path leads from a to b
-    with nothing but hidden variables between. With `confounding` this is the latent projection
+    with nothing but hidden variables between. With ``confounding`` this is the latent projection
     (Verma and Pearl 1990, Equivalence and synthesis of causal models).
     """
     reached, names = _reached(model), model.observed
@@ -361,7 +362,7 @@ def adjacency(model: SCM) -> np.ndarray:
 
 
 def confounding(model: SCM) -> np.ndarray:
-    """Return which pairs of `model.observed` share a hidden cause, bool, symmetric.
+    """Returns which pairs of ``model.observed`` share a hidden cause, bool, symmetric.
 
     The common cause acts on both through paths of hidden variables alone; the diagonal is False.
     """
@@ -373,20 +374,20 @@ def confounding(model: SCM) -> np.ndarray:
 def true_effects(
     model: SCM, noise: Values, low: float | jax.Array, high: float | jax.Array
 ) -> jax.Array:
-    """Return the effect of every observed variable on every other: (cause, effect), one sample.
+    """Returns the effect of every observed variable on every other: (cause, effect), one sample.
 
     Entry [a, b] is b under do(a = high) minus b under do(a = low), with the same noise; the
     diagonal is high - low. The mean over samples of noise is the average causal effect
     E[b | do(a = high)] - E[b | do(a = low)], in units of b.
 
     Args:
-      model: the causal model.
-      noise: one sample's, as for `observe`.
-      low: the reference value of each variable of `model.observed`, or one value for all.
-      high: the value it is set to instead, likewise.
+        model: The causal model.
+        noise: One sample's, as for ``observe``.
+        low: The reference value of each variable of ``model.observed``, or one value for all.
+        high: The value it is set to instead, in the same form.
 
     Raises:
-      ValueError: `low` or `high` is neither a scalar nor one value per observed variable.
+        ValueError: ``low`` or ``high`` is neither a scalar nor one value per observed variable.
     """
     names = model.observed
     ends = []

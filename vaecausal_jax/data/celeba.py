@@ -2,11 +2,11 @@
 
 Liu, Luo, Wang and Tang 2015, "Deep Learning Face Attributes in the Wild",
 https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: the aligned and cropped photographs (178 x 218, a
-zip or the folder in it), `list_attr_celeba.txt` and, for splits, `list_eval_partition.txt`.
+zip or the folder in it), ``list_attr_celeba.txt`` and, for splits, ``list_eval_partition.txt``.
 
 Photographs are found, not rendered: nobody can set one attribute of a face and keep the rest, so
-there are no minimal pairs here. As a `Dataset` CelebA has one factor, the photograph; its
-attributes are labels beside it. `attribute_matched_pairs` gives the nearest thing to a pair, with
+there are no minimal pairs here. As a ``Dataset`` CelebA has one factor, the photograph; its
+attributes are labels beside it. ``attribute_matched_pairs`` gives the nearest thing to a pair, with
 its caveat.
 """
 
@@ -65,12 +65,12 @@ _SPLITS = {"all": (0, 1, 2), "train": (0,), "valid": (1,), "test": (2,)}
 
 @flax.struct.dataclass
 class CelebA:
-    """The photographs with their attributes. Build it with `load_celeba`.
+    """The photographs with their attributes. Build it with ``load_celeba``.
 
     Attributes:
-      photographs: the images, with one factor, "photograph".
-      attributes: (photograph, attribute) int8, 1 where the attribute is present, else 0.
-      attribute_names: names of the attributes, as published.
+        photographs: The images, with one factor, "photograph".
+        attributes: (photograph, attribute) int8, 1 where the attribute is present, else 0.
+        attribute_names: Names of the attributes, as published.
     """
 
     photographs: StreamedImages
@@ -96,11 +96,11 @@ class CelebA:
         )
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the photograph (h, w, 3) at a row of factors (1,)."""
+        """Returns the photograph (h, w, 3) at a row of factors (1,)."""
         return self.photographs.image(factors)
 
     def labels(self, factors: jax.Array | np.ndarray) -> jax.Array:
-        """Return the attributes (..., attribute) int8 of rows of factors (..., 1)."""
+        """Returns the attributes (..., attribute) int8 of rows of factors (..., 1)."""
         check_factors(self, factors)
         return self.attributes[jnp.asarray(factors)[..., 0]]
 
@@ -109,10 +109,10 @@ class MatchedPairs(NamedTuple):
     """Pairs of photographs that differ in one attribute and agree in the matched ones.
 
     Attributes:
-      pairs: rows of factors, `source` without and `target` with the attribute.
-      matched: names of the attributes in which the two agree.
-      share: part of the photographs that have any such partner; pairs speak for these alone.
-      caveat: what the pairs are not, in words, to be printed beside whatever is computed on them.
+        pairs: Rows of factors, ``source`` without and ``target`` with the attribute.
+        matched: Names of the attributes in which the two agree.
+        share: Part of the photographs that have any such partner; pairs speak for these alone.
+        caveat: What the pairs are not, in words, to be printed beside whatever is computed on them.
     """
 
     pairs: Pairs
@@ -124,23 +124,23 @@ class MatchedPairs(NamedTuple):
 def attribute_matched_pairs(
     key: jax.Array, data: CelebA, attribute: str, num: int, *, match: Iterable[str] | None = None
 ) -> MatchedPairs:
-    """Draw pairs of photographs without and with an attribute that agree in others.
+    """Draws pairs of photographs without and with an attribute that agree in others.
 
-    Matched, not counterfactual: see `CAVEAT`. Photographs are put in groups of equal matched
+    Matched, not counterfactual: see ``CAVEAT``. Photographs are put in groups of equal matched
     attributes. A group is drawn by its number of photographs among the groups that have both kinds,
     then one photograph of each kind, uniformly.
 
     Args:
-      key: PRNG key.
-      data: the photographs.
-      attribute: the attribute that differs.
-      num: pairs.
-      match: attributes that must agree; by default all others. Fewer leave more photographs a
-        partner (`share`), and more unmatched differences.
+        key: PRNG key.
+        data: The photographs.
+        attribute: The attribute that differs.
+        num: Pairs.
+        match: Attributes that must agree; by default all others. Fewer leave more photographs a
+            partner (``share``), and more unmatched differences.
 
     Raises:
-      ValueError: an unknown attribute, the attribute itself among the matched ones, or no
-        photograph that has a partner.
+        ValueError: An unknown attribute, the attribute itself among the matched ones, or no
+            photograph that has a partner.
     """
     names = data.attribute_names
     matched = tuple(name for name in names if name != attribute) if match is None else tuple(match)
@@ -186,26 +186,27 @@ def load_celeba(
     cache: str | os.PathLike[str] | None = None,
     verify: bool = True,
 ) -> CelebA:
-    """Open the published CelebA; photographs are decoded when they are asked for, or once.
+    """Opens the published CelebA; photographs are decoded when they are asked for, or once.
 
-    The middle `crop` x `crop` pixels are resized to `image_size` (Pillow's antialiased BILINEAR).
-    Decoding takes about a millisecond a photograph; with `cache` all are decoded once to a flat
-    file (2.5 GB at 64 x 64) that is mapped.
+    The middle ``crop`` x ``crop`` pixels are resized to ``image_size`` (Pillow's antialiased
+    BILINEAR). Decoding takes about a millisecond a photograph; with ``cache`` all are decoded once
+    to a flat file (2.5 GB at 64 x 64) that is mapped.
 
     Args:
-      path: the folder with `img_align_celeba.zip` or the folder `img_align_celeba`,
-        `list_attr_celeba.txt` and, for a split, `list_eval_partition.txt`; by default the
-        environment variable VAECAUSAL_CELEBA.
-      split: "all", or "train", "valid" or "test" of the published partition.
-      image_size: height and width of the images.
-      crop: side of the middle part that is kept, at most 178.
-      cache: where to keep decoded photographs; a file for each image_size and crop.
-      verify: whether to check the MD5 of the lists and of the archive (1.4 GB; a folder has none).
+        path: The folder with ``img_align_celeba.zip`` or the folder ``img_align_celeba``,
+            ``list_attr_celeba.txt`` and, for a split, ``list_eval_partition.txt``; by default the
+            environment variable VAECAUSAL_CELEBA.
+        split: "all", or "train", "valid" or "test" of the published partition.
+        image_size: Height and width of the images.
+        crop: Side of the middle part that is kept, at most 178.
+        cache: Where to keep decoded photographs; a file for each image_size and crop.
+        verify: Whether to check the MD5 of the lists and of the archive (1.4 GB; a folder has
+            none).
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
-      ImportError: Pillow is not installed.
-      ValueError: an unknown split or a bad size; another file, a damaged or truncated one.
+        FileNotFoundError: No such file, or neither path nor variable given.
+        ImportError: Pillow is not installed.
+        ValueError: An unknown split or a bad size; another file, a damaged or truncated one.
     """
     folder = given_path(path, variable=FOLDER_VARIABLE, source=f"{_ARCHIVE} {_PUBLISHED}")
     return _load(folder, NUM_PHOTOGRAPHS, split, image_size, crop, cache=cache, verify=verify)
@@ -221,7 +222,7 @@ def _load(
     cache: str | os.PathLike[str] | None,
     verify: bool,
 ) -> CelebA:
-    """Open files in the published format, with `num` photographs."""
+    """Opens files in the published format, with ``num`` photographs."""
     if split not in _SPLITS:
         raise ValueError(unknown_choice("split", split, _SPLITS))
     if not 1 <= crop <= _WIDTH or image_size < 1:
@@ -269,7 +270,7 @@ def _listed(folder: pathlib.Path, name: str, verify: bool) -> pathlib.Path:
 
 
 def _attributes(file: pathlib.Path, num: int) -> tuple[list[str], np.ndarray]:
-    """File names and attributes (photograph, 40) int8 in 0 and 1 of `list_attr_celeba.txt`."""
+    """File names and attributes (photograph, 40) int8 in 0 and 1 of ``list_attr_celeba.txt``."""
     lines = file.read_text().splitlines()
     source = f"{file.name} {_PUBLISHED}"
     if len(lines) < 2 or lines[0].strip() != str(num):
@@ -294,7 +295,7 @@ def _attributes(file: pathlib.Path, num: int) -> tuple[list[str], np.ndarray]:
 
 
 def _partition(file: pathlib.Path, files: list[str]) -> np.ndarray:
-    """The part, 0 to 2, of each photograph in `list_eval_partition.txt`."""
+    """The part, 0 to 2, of each photograph in ``list_eval_partition.txt``."""
     rows = [line.split() for line in file.read_text().splitlines() if line.strip()]
     if [row[0] for row in rows] != files or any(
         row[1:] not in (["0"], ["1"], ["2"]) for row in rows
@@ -309,7 +310,7 @@ def _partition(file: pathlib.Path, files: list[str]) -> np.ndarray:
 def _decoder(
     folder: pathlib.Path, files: list[str], image_size: int, crop: int, verify: bool
 ) -> Callable[[int], np.ndarray]:
-    """Return the function from a photograph's number to its pixels (h, w, 3) uint8."""
+    """Returns the function from a photograph's number to its pixels (h, w, 3) uint8."""
     image_module: Any = optional_module("PIL.Image", needed_for="CelebA", package="pillow")
     fetch, where = _fetcher(folder, files, verify)
     left, top = (_WIDTH - crop) / 2, (_HEIGHT - crop) / 2
@@ -340,7 +341,7 @@ def _decoder(
 def _fetcher(
     folder: pathlib.Path, files: list[str], verify: bool
 ) -> tuple[Callable[[str], bytes], pathlib.Path]:
-    """Return the function from a photograph's name to its bytes, and where they lie."""
+    """Returns the function from a photograph's name to its bytes, and where they lie."""
     images, archive = folder / _FOLDER, folder / _ARCHIVE
     source = f"{_ARCHIVE} {_PUBLISHED}"
     if images.is_dir():

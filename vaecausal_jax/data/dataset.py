@@ -1,9 +1,10 @@
 """What every image world shares: factors, the map from factors to an image, and what follows.
 
 A data set here is a function from ground-truth factors to an image, with the grid that the factors
-live on. That is all that sampling, indexing, interventions on a factor (`do_factor`) and
-counterfactual pairs (`minimal_pairs`) need, so they are written once, for rendered and for stored
-images alike. A row of factors holds integer levels, one per factor, in the order of `data.factors`.
+live on. That is all that sampling, indexing, interventions on a factor (``do_factor``) and
+counterfactual pairs (``minimal_pairs``) need, so they are written once, for rendered and for stored
+images alike. A row of factors holds integer levels, one per factor, in the order of
+``data.factors``.
 """
 
 import difflib
@@ -23,11 +24,11 @@ class Factor(NamedTuple):
     """One ground-truth factor of variation.
 
     Attributes:
-      name: such as "orientation".
-      values: the physical value of each level.
-      num_distinct: number of levels that give different images. Level `num_distinct + k` repeats
-        the images of level k: 39 of the 40 orientations of dSprites are distinct.
-      cyclic: whether the last distinct level is a neighbour of the first.
+        name: Such as "orientation".
+        values: The physical value of each level.
+        num_distinct: Number of levels that give different images. Level ``num_distinct + k``
+            repeats the images of level k: 39 of the 40 orientations of dSprites are distinct.
+        cyclic: Whether the last distinct level is a neighbour of the first.
     """
 
     name: str
@@ -59,26 +60,26 @@ class Dataset(Protocol):
         ...
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image at integer levels (factor,): float32 (h, w, c) in [0, 1].
+        """Returns the image at integer levels (factor,): float32 (h, w, c) in [0, 1].
 
-        Pure and for one example; `images` is the batched form. Levels outside the grid are not
-        detected under `jit`: see `check_factors`.
+        Pure and for one example; ``images`` is the batched form. Levels outside the grid are not
+        detected under ``jit``: see ``check_factors``.
         """
         ...
 
 
 @runtime_checkable
 class Drawn(Protocol):
-    """What a `Dataset` adds when its rows are not drawn uniformly over the grid."""
+    """What a ``Dataset`` adds when its rows are not drawn uniformly over the grid."""
 
     def draw(self, key: jax.Array, num: int) -> jax.Array:
-        """Draw `num` rows of levels (num, factor) int32."""
+        """Draws ``num`` rows of levels (num, factor) int32."""
         ...
 
 
 @runtime_checkable
 class Unpaired(Protocol):
-    """What a `Dataset` adds when nobody can change one of its factors and no other."""
+    """What a ``Dataset`` adds when nobody can change one of its factors and no other."""
 
     @property
     def no_minimal_pairs(self) -> str:
@@ -87,24 +88,24 @@ class Unpaired(Protocol):
 
 
 class Pairs(NamedTuple):
-    """Factor rows that differ in one factor: `source` and `target`, each (num, factor) int32."""
+    """Rows that differ in one factor: ``source`` and ``target``, each (num, factor) int32."""
 
     source: jax.Array
     target: jax.Array
 
 
 def factor_names(data: Dataset) -> tuple[str, ...]:
-    """Return the names of the factors, in order."""
+    """Returns the names of the factors, in order."""
     return tuple(factor.name for factor in data.factors)
 
 
 def factor_sizes(data: Dataset) -> tuple[int, ...]:
-    """Return the number of levels of each factor, in order."""
+    """Returns the number of levels of each factor, in order."""
     return tuple(factor.size for factor in data.factors)
 
 
 def num_images(data: Dataset) -> int:
-    """Return the number of factor combinations."""
+    """Returns the number of factor combinations."""
     total = 1
     for size in factor_sizes(data):
         total *= size
@@ -112,10 +113,10 @@ def num_images(data: Dataset) -> int:
 
 
 def factor_position(data: Dataset, name: str) -> int:
-    """Return where the factor called `name` stands in a row of factors.
+    """Returns where the factor called ``name`` stands in a row of factors.
 
     Raises:
-      ValueError: no factor has that name; the message gives the nearest one.
+        ValueError: No factor has that name; the message gives the nearest one.
     """
     names = factor_names(data)
     if name not in names:
@@ -125,13 +126,13 @@ def factor_position(data: Dataset, name: str) -> int:
 
 
 def check_factors(data: Dataset, factors: jax.Array | np.ndarray) -> None:
-    """Raise unless `factors` (..., factor) holds integer levels inside the grid.
+    """Raises unless ``factors`` (..., factor) holds integer levels inside the grid.
 
-    Values can only be checked while they are concrete: under `jit` and `vmap` shape and type are
-    checked, and a level outside the grid passes.
+    Values can only be checked while they are concrete: under ``jit`` and ``vmap`` shape and type
+    are checked, and a level outside the grid passes.
 
     Raises:
-      ValueError: wrong length of the last axis, not integers, or a level outside its factor.
+        ValueError: Wrong length of the last axis, not integers, or a level outside its factor.
     """
     shape, dtype = jnp.shape(factors), jnp.result_type(factors)
     if not shape or shape[-1] != len(data.factors):
@@ -154,7 +155,7 @@ def check_factors(data: Dataset, factors: jax.Array | np.ndarray) -> None:
 
 
 def _strides(data: Dataset) -> tuple[int, ...]:
-    """Return how far the image index moves for one level of each factor."""
+    """Returns how far the image index moves for one level of each factor."""
     if num_images(data) > _MAX_INDEX:
         raise ValueError(f"{num_images(data)} images overflow a 32-bit index ({_MAX_INDEX}).")
     sizes = factor_sizes(data)
@@ -162,7 +163,7 @@ def _strides(data: Dataset) -> tuple[int, ...]:
 
 
 def index_of(data: Dataset, factors: jax.Array | np.ndarray) -> jax.Array:
-    """Return the row-major image index (the last factor fastest) of levels (..., factor).
+    """Returns the row-major image index (the last factor fastest) of levels (..., factor).
 
     The index is int32. A grid too large for that is a ValueError, as are concrete levels off it.
     """
@@ -172,10 +173,10 @@ def index_of(data: Dataset, factors: jax.Array | np.ndarray) -> jax.Array:
 
 
 def factors_at(data: Dataset, index: int | jax.Array | np.ndarray) -> jax.Array:
-    """Return the levels (..., factor) at image index (...), the inverse of `index_of`.
+    """Returns the levels (..., factor) at image index (...), the inverse of ``index_of``.
 
     Raises:
-      ValueError: a concrete index outside the data set (under `jit` values cannot be checked).
+        ValueError: A concrete index outside the data set (under ``jit`` values cannot be checked).
     """
     strides, total = _strides(data), num_images(data)
     if not jnp.issubdtype(jnp.result_type(index), jnp.integer):
@@ -191,9 +192,9 @@ def factors_at(data: Dataset, index: int | jax.Array | np.ndarray) -> jax.Array:
 
 
 def sample_factors(key: jax.Array, data: Dataset, num: int) -> jax.Array:
-    """Draw `num` rows of levels (num, factor) int32, with replacement.
+    """Draws ``num`` rows of levels (num, factor) int32, with replacement.
 
-    Uniformly over the grid, unless the data set has its own distribution (`Drawn`).
+    Uniformly over the grid, unless the data set has its own distribution (``Drawn``).
     """
     if isinstance(data, Drawn):
         return data.draw(key, num)
@@ -201,32 +202,32 @@ def sample_factors(key: jax.Array, data: Dataset, num: int) -> jax.Array:
 
 
 def uniform_factors(key: jax.Array, data: Dataset, num: int) -> jax.Array:
-    """Draw `num` rows of levels (num, factor) int32, uniformly over the grid."""
+    """Draws ``num`` rows of levels (num, factor) int32, uniformly over the grid."""
     sizes = jnp.asarray(factor_sizes(data), jnp.int32)
     shape = (num, len(data.factors))
     return jax.random.randint(key, shape, 0, jnp.broadcast_to(sizes[None, :], shape), jnp.int32)
 
 
 def images(data: Dataset, factors: jax.Array | np.ndarray) -> jax.Array:
-    """Return the images (num, h, w, c) at levels (num, factor), checked as in `check_factors`."""
+    """Returns the images (num, h, w, c) at levels (num, factor), which are checked."""
     check_factors(data, factors)
     return jax.vmap(data.image)(jnp.asarray(factors))
 
 
 def sample_images(key: jax.Array, data: Dataset, num: int) -> jax.Array:
-    """Draw `num` images (num, h, w, c) of rows as in `sample_factors`."""
+    """Draws ``num`` images (num, h, w, c) of rows as in ``sample_factors``."""
     return images(data, sample_factors(key, data, num))
 
 
 def do_factor(
     factors: jax.Array | np.ndarray, position: int, level: int | jax.Array | np.ndarray
 ) -> jax.Array:
-    """Set the factor at `position` of levels (..., factor) to `level` (...), and nothing else.
+    """Sets the factor at ``position`` of levels (..., factor) to ``level`` (...), and nothing else.
 
     The factors of these worlds are independent causes, so this is do(factor = level).
 
     Raises:
-      ValueError: a position that is no integer or out of range, or a level that is no integer.
+        ValueError: A position that is no integer or out of range, or a level that is no integer.
     """
     rows = jnp.asarray(factors)
     if not rows.ndim:
@@ -238,10 +239,11 @@ def do_factor(
 
 
 def changeable_factor(data: Dataset, factor_name: str) -> tuple[int, int]:
-    """Return the position and the number of distinct levels of a factor that can be changed alone.
+    """Returns the position and the number of distinct levels of a factor that can be changed alone.
 
     Raises:
-      ValueError: no such factor, one distinct level, or photographs, whose factors nobody can set.
+        ValueError: No such factor, one distinct level, or photographs, whose factors nobody can
+            set.
     """
     if isinstance(data, Unpaired):
         raise ValueError(data.no_minimal_pairs)
@@ -253,14 +255,14 @@ def changeable_factor(data: Dataset, factor_name: str) -> tuple[int, int]:
 
 
 def minimal_pairs(key: jax.Array, data: Dataset, factor_name: str, num: int) -> Pairs:
-    """Draw pairs of factor rows that differ in the factor `factor_name` alone.
+    """Draws pairs of factor rows that differ in the factor ``factor_name`` alone.
 
-    The source is drawn as in `sample_factors`, the target's level uniformly over the distinct
+    The source is drawn as in ``sample_factors``, the target's level uniformly over the distinct
     levels other than the source's, so a pair is never two labels of one image (orientation 0 and
     2 pi).
 
     Raises:
-      ValueError: as in `changeable_factor`.
+        ValueError: As in ``changeable_factor``.
     """
     position, num_distinct = changeable_factor(data, factor_name)
     source_key, step_key = jax.random.split(key)

@@ -1,17 +1,14 @@
-"""Which rows of factors to look at: donors, sweeps, correlated factors and held-out combinations.
+"""Which rows of factors to look at: donors, sweeps and correlated factors.
 
-All of it is generic over `Dataset` and speaks of distinct levels only: two labels of one image
-(orientations 0 and 39 of dSprites) are never a donor and its receiver, two steps of one sweep, or
-on the two sides of a split. A `Weighted` set is the same set of images with another distribution
-over some of its factors; it is a `Dataset`, so training, sampling and `minimal_pairs` take it as it
-is. Intervening on a factor still sets it whatever the others are: that is what tells an
-intervention from conditioning where factors are correlated, and its images may leave a training
-split.
+All of it is generic over ``Dataset`` and speaks of distinct levels only: two labels of one image
+(orientations 0 and 39 of dSprites) are never a donor and its receiver, or two steps of one sweep. A
+``Weighted`` set is the same set of images with another distribution over some of its factors; it is
+a ``Dataset``, so training, sampling and ``minimal_pairs`` take it as it is. Intervening on a factor
+still sets it whatever the others are: that is what tells an intervention from conditioning where
+factors are correlated, and its images may leave a training split.
 """
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import flax.struct
 import jax
@@ -32,23 +29,23 @@ from vaecausal_jax.data.dataset import (
 def conditional_donors(
     key: jax.Array, data: Dataset, factors: jax.Array | np.ndarray, factor_name: str, num: int = 1
 ) -> jax.Array:
-    """Draw donors that share all factors of a row but the one named, in which they all differ.
+    """Draws donors that share all factors of a row but the one named, in which they all differ.
 
     The donors' levels are a uniform draw without replacement from the distinct levels other than
     the row's own, so a donor never shows the receiver's image, nor two of a row's donors the same.
 
     Args:
-      key: PRNG key.
-      data: the world.
-      factors: levels (row, factor) of the receivers.
-      factor_name: the tested factor.
-      num: donors a row.
+        key: PRNG key.
+        data: The world.
+        factors: Levels (row, factor) of the receivers.
+        factor_name: The tested factor.
+        num: Donors per row.
 
     Returns:
-      Levels (row, num, factor) int32.
+        Levels (row, num, factor) int32.
 
     Raises:
-      ValueError: no such factor, a factor that cannot be changed, or more donors than levels.
+        ValueError: No such factor, a factor that cannot be changed, or more donors than levels.
     """
     position, num_distinct = changeable_factor(data, factor_name)
     check_factors(data, factors)
@@ -70,13 +67,13 @@ def conditional_donors(
 
 
 def do_sweep(data: Dataset, factors: jax.Array | np.ndarray, factor_name: str) -> jax.Array:
-    """Set one factor of every row to each of its distinct levels in turn, the others as they are.
+    """Sets one factor of every row to each of its distinct levels in turn, the others as they are.
 
     Returns:
-      Levels (level, ..., factor) int32 for `factors` (..., factor).
+        Levels (level, ..., factor) int32 for ``factors`` (..., factor).
 
     Raises:
-      ValueError: no such factor, or one that cannot be changed.
+        ValueError: No such factor, or one that cannot be changed.
     """
     position, num_distinct = changeable_factor(data, factor_name)
     check_factors(data, factors)
@@ -91,10 +88,10 @@ class Weighted:
     """A set of images with its own distribution over some factors, the others uniform.
 
     Attributes:
-      data: the images.
-      cumulative: (cell,) cumulative probabilities of the combinations of the weighted factors, in
-        row-major order of `positions`.
-      positions: where the weighted factors stand in a row.
+        data: The images.
+        cumulative: (cell,) cumulative probabilities of the combinations of the weighted factors, in
+            row-major order of ``positions``.
+        positions: Where the weighted factors stand in a row.
     """
 
     data: Dataset
@@ -112,11 +109,11 @@ class Weighted:
         return self.data.image_shape
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at integer levels (factor,), drawn or not."""
+        """Returns the image (h, w, c) at integer levels (factor,), drawn or not."""
         return self.data.image(factors)
 
     def draw(self, key: jax.Array, num: int) -> jax.Array:
-        """Draw `num` rows of levels (num, factor) int32, with replacement."""
+        """Draws ``num`` rows of levels (num, factor) int32, with replacement."""
         others_key, cell_key = jax.random.split(key)
         rows = uniform_factors(others_key, self.data, num)
         # In (0, 1], so that a cell without weight is never the first to reach it.
@@ -128,7 +125,7 @@ class Weighted:
         return rows
 
     def contains(self, factors: jax.Array | np.ndarray) -> jax.Array:
-        """Return whether rows (..., factor) have positive probability, bool (...)."""
+        """Returns whether rows (..., factor) have positive probability, bool (...)."""
         check_factors(self, factors)
         rows = jnp.asarray(factors)
         sizes = tuple(self.factors[position].size for position in self.positions)
@@ -139,26 +136,19 @@ class Weighted:
         return weights[cell] > 0.0
 
 
-class Split(NamedTuple):
-    """The two sides of a split by combinations of factors; no image is on both."""
-
-    train: Weighted
-    test: Weighted
-
-
 def weighted(
     data: Dataset, factor_names: Iterable[str], weights: jax.Array | np.ndarray
 ) -> Weighted:
-    """Give some factors a joint distribution.
+    """Gives some factors a joint distribution.
 
     Args:
-      data: the images.
-      factor_names: the factors, one name an axis of `weights`.
-      weights: their joint weights, concrete and not negative, of any positive sum.
+        data: The images.
+        factor_names: The factors, one name per axis of ``weights``.
+        weights: Their joint weights, concrete and not negative, of any positive sum.
 
     Raises:
-      ValueError: an unknown or repeated factor, weights of another shape, negative, not finite or
-        all zero.
+        ValueError: An unknown or repeated factor, weights of another shape, negative, not finite or
+            all zero.
     """
     names = tuple(factor_names)
     positions = tuple(factor_position(data, name) for name in names)
@@ -184,18 +174,18 @@ def weighted(
 
 
 def correlated(data: Dataset, first: str, second: str, *, width: float, sign: int = 1) -> Weighted:
-    """Make two factors dependent: their levels scatter about the diagonal of their grid.
+    """Makes two factors dependent: their levels scatter about the diagonal of their grid.
 
     p(a, b) is proportional to exp(-(a / (A - 1) - b / (B - 1))^2 / (2 width^2)) for levels a < A
-    and b < B, with b counted from its end where `sign` is -1; all other factors stay uniform and
+    and b < B, with b counted from its end where ``sign`` is -1; all other factors stay uniform and
     independent. This is the shape of Traeuble et al. 2021, "On Disentangled Representations Learned
     from Correlated Data" (arXiv:2006.07886), with the width as a fraction of the range: 0.1 is
     strong, 1 weak, infinity uniform. Repeated levels (orientation 39) take the place of the level
-    that they repeat. `mutual_information` says how strong a table is.
+    that they repeat. ``mutual_information`` says how strong a table is.
 
     Raises:
-      ValueError: unknown factors, one factor twice, a single level, a width that is not positive,
-        or a sign other than 1 and -1.
+        ValueError: Unknown factors, one factor twice, a single level, a width that is not positive,
+            or a sign other than 1 and -1.
     """
     return weighted(data, (first, second), dependence(data, first, second, width=width, sign=sign))
 
@@ -203,7 +193,7 @@ def correlated(data: Dataset, first: str, second: str, *, width: float, sign: in
 def dependence(
     data: Dataset, first: str, second: str, *, width: float, sign: int = 1
 ) -> np.ndarray:
-    """Return the joint probabilities (levels of first, levels of second) of `correlated`."""
+    """Returns the joint probabilities (levels of first, levels of second) of ``correlated``."""
     if not width > 0.0:
         raise ValueError(f"width must be positive, got {width}.")
     if sign not in (1, -1):
@@ -211,7 +201,7 @@ def dependence(
     places = []
     for name in (first, second):
         _, num_distinct = changeable_factor(data, name)
-        levels = _distinct(data.factors[factor_position(data, name)])
+        levels = distinct_levels(data.factors[factor_position(data, name)])
         places.append(levels / (num_distinct - 1))
     other = places[1] if sign == 1 else 1.0 - places[1]
     offsets = places[0][:, None] - other[None, :]
@@ -220,7 +210,7 @@ def dependence(
 
 
 def mutual_information(weights: jax.Array | np.ndarray) -> float:
-    """Return the mutual information, in nats, of the two factors of a joint table of weights."""
+    """Returns the mutual information, in nats, of the two factors of a joint table of weights."""
     table = np.asarray(weights, np.float64)
     if table.ndim != 2:
         raise ValueError(f"expected a table of two factors, got shape {table.shape}.")
@@ -230,77 +220,6 @@ def mutual_information(weights: jax.Array | np.ndarray) -> float:
     return float(np.sum(joint[positive] * np.log(joint[positive] / product[positive])))
 
 
-def hold_out(data: Dataset, combination: Mapping[str, int | Iterable[int]]) -> Split:
-    """Split off the rows that have all of the given levels: `{"shape": 2, "x": range(16, 32)}`.
-
-    Test rows have every named factor among its levels, train rows have not; both are uniform. A
-    level that repeats another is held out with it.
-
-    Raises:
-      ValueError: an unknown factor, a level outside it, or a side without rows.
-    """
-    names = tuple(combination)
-    if not names:
-        raise ValueError("expected at least one factor to hold levels of out, got none.")
-    held = np.ones((), bool)
-    for name in names:
-        factor = data.factors[factor_position(data, name)]
-        asked = combination[name]
-        levels = [asked] if isinstance(asked, int | np.integer) else list(asked)
-        wrong = [level for level in levels if not 0 <= level < factor.size]
-        if wrong or not levels:
-            raise ValueError(
-                f"factor {name!r} has levels 0 to {factor.size - 1}, got "
-                f"{wrong[0] if wrong else 'none'}."
-            )
-        distinct = _distinct(factor)
-        held = held[..., None] & np.isin(distinct, distinct[np.array(levels)])
-    if held.all():
-        raise ValueError(f"holding out {dict(combination)} leaves no rows to train on.")
-    return Split(weighted(data, names, ~held), weighted(data, names, held))
-
-
-def random_split(
-    key: jax.Array, data: Dataset, factor_names: Iterable[str], test_fraction: float
-) -> Split:
-    """Hold out a random fraction of the combinations of some factors, each level seen in training.
-
-    Combinations are taken in random order, passing over those that would leave a level of a named
-    factor without a combination to train on; both sides are uniform over theirs.
-
-    Raises:
-      ValueError: fewer than two factors, unknown ones, or a fraction that is not between 0 and 1 or
-        cannot be reached.
-    """
-    names = tuple(factor_names)
-    factors = [data.factors[factor_position(data, name)] for name in names]
-    if len(set(names)) < 2:
-        raise ValueError(f"combinations take two different factors or more, got {names}.")
-    if not 0.0 < test_fraction < 1.0:
-        raise ValueError(f"test_fraction must be between 0 and 1, got {test_fraction}.")
-    sizes = tuple(factor.num_distinct for factor in factors)
-    total = math.prod(sizes)
-    wanted = max(1, round(test_fraction * total))
-    left = [np.full(size, total // size) for size in sizes]
-    held = np.zeros(sizes, bool)
-    for index in np.asarray(jax.random.permutation(key, total)):
-        cell = np.unravel_index(index, sizes)
-        if all(counts[level] > 1 for counts, level in zip(left, cell, strict=True)):
-            held[cell] = True
-            for counts, level in zip(left, cell, strict=True):
-                counts[level] -= 1
-            wanted -= 1
-        if not wanted:
-            break
-    if wanted:
-        raise ValueError(
-            f"test_fraction {test_fraction} of the combinations of {names} would leave a level "
-            f"unseen in training; at most {held.sum() / total:.3g} was held out."
-        )
-    table = held[np.ix_(*(_distinct(factor) for factor in factors))]
-    return Split(weighted(data, names, ~table), weighted(data, names, table))
-
-
-def _distinct(factor: Factor) -> np.ndarray:
-    """The distinct level that each level shows."""
+def distinct_levels(factor: Factor) -> np.ndarray:
+    """Returns the distinct level that each level of a factor shows, (levels,)."""
     return np.arange(factor.size) % factor.num_distinct

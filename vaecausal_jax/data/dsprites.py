@@ -1,11 +1,12 @@
 """The published dSprites: redrawn on the device to the pixel, or read from the published archive.
 
-dSprites (Matthey, Higgins, Hassabis and Lerchner 2017, https://github.com/deepmind/dsprites-dataset)
-has 737,280 binary 64 x 64 images. `DSprites` draws them from recovered geometry, so nothing need be
-downloaded; `load_dsprites` reads the archive, for results on the very pixels that were published.
-Both have the same factors in the same order and can stand in for one another.
+dSprites (Matthey, Higgins, Hassabis and Lerchner 2017,
+https://github.com/deepmind/dsprites-dataset) has 737,280 binary 64 x 64 images. ``DSprites`` draws
+them from recovered geometry, so nothing need be downloaded; ``load_dsprites`` reads the archive,
+for results on the very pixels that were published. Both have the same factors in the same order and
+can stand in for one another.
 
-Its factor `orientation` has 40 levels with both ends of the circle, so level 39 repeats level 0.
+Its factor ``orientation`` has 40 levels with both ends of the circle, so level 39 repeats level 0.
 """
 
 import functools
@@ -73,21 +74,21 @@ class DSprites:
     )
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (64, 64, 1) at integer levels (factor,)."""
+        """Returns the image (64, 64, 1) at integer levels (factor,)."""
         shape, scale, orientation, x, y = (factors[position] for position in range(5))
         inside = _inside(shape, scale, orientation, x, y)
         return inside.astype(jnp.float32)[:, :, None]
 
 
 def dsprites_exact() -> DSprites:
-    """Build dSprites as drawn from its recovered geometry: nothing is read or stored."""
+    """Builds dSprites as drawn from its recovered geometry: nothing is read or stored."""
     return DSprites()
 
 
 def _inside(
     shape: jax.Array, scale: jax.Array, orientation: jax.Array, x: jax.Array, y: jax.Array
 ) -> jax.Array:
-    """Return which pixel centres (h, w) lie strictly inside the sprite."""
+    """Returns which pixel centres (h, w) lie strictly inside the sprite."""
     pixels, centres = jnp.asarray(_PIXELS, jnp.int32), jnp.asarray(_CENTRES, jnp.int32)
     dx = (pixels - centres[x]).astype(jnp.float32)[None, :]
     dy = (pixels - centres[y]).astype(jnp.float32)[:, None]
@@ -121,18 +122,18 @@ def _in_heart(u: jax.Array, v: jax.Array, unit: jax.Array) -> jax.Array:
 
 
 def cached_dsprites(path: str | os.PathLike[str], *, verify: bool = True) -> StoredImages:
-    """Map the redrawn dSprites from a file at one bit a pixel (377 MB), drawn there the first time.
+    """Maps the redrawn dSprites from a file of one bit per pixel (377 MB), drawn at first use.
 
-    What `load_dsprites` returns, from geometry instead of the archive: the images of `DSprites`, in
-    the same order and layout. On a CPU the file's pages are the data; an accelerator copies them.
-    Drawing goes on where it was interrupted.
+    What ``load_dsprites`` returns, from geometry instead of the archive: the images of
+    ``DSprites``, in the same order and layout. On a CPU the file's pages are the data; an
+    accelerator copies them. Drawing goes on where it was interrupted.
 
     Args:
-      path: the file, of your choice; a small note is kept beside it.
-      verify: whether to check the file against the checksum noted when it was drawn.
+        path: The file, of your choice; a small note is kept beside it.
+        verify: Whether to check the file against the checksum noted when it was drawn.
 
     Raises:
-      ValueError: the file holds something else, or is damaged.
+        ValueError: The file holds something else, or is damaged.
     """
     data = dsprites_exact()
     count = 1536
@@ -160,19 +161,19 @@ def cached_dsprites(path: str | os.PathLike[str], *, verify: bool = True) -> Sto
 def load_dsprites(
     path: str | os.PathLike[str] | None = None, *, verify: bool = True
 ) -> StoredImages:
-    """Read the published dSprites archive, checked, at one bit a pixel (377 MB).
+    """Reads the published dSprites archive, checked, at one bit per pixel (377 MB).
 
     The images stream out of the archive in blocks, so the peak is little more than the result.
 
     Args:
-      path: the `.npz` file or the folder that holds it; by default the environment variable
-        VAECAUSAL_DSPRITES.
-      verify: whether to check the number of white pixels, which follows from the published mean.
+        path: The ``.npz`` file or the folder that holds it; by default the environment variable
+            VAECAUSAL_DSPRITES.
+        verify: Whether to check the number of white pixels, which follows from the published mean.
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
-      ValueError: not a complete archive, or its keys, shapes, types, factors or pixels differ from
-        the published ones.
+        FileNotFoundError: No such file, or neither path nor variable given.
+        ValueError: Not a complete archive, or its keys, shapes, types, factors or pixels differ
+            from the published ones.
     """
     return _load(
         find_file(path, variable=ARCHIVE_VARIABLE, names=(ARCHIVE_NAME,), source=_SOURCE),
@@ -185,7 +186,7 @@ def load_dsprites(
 def _load(
     file: pathlib.Path, *, factors: tuple[Factor, ...], image_size: int, white_pixels: int | None
 ) -> StoredImages:
-    """Read an archive in the published format, whose grid and image size may be smaller."""
+    """Reads an archive in the published format, whose grid and image size may be smaller."""
     num = math.prod(factor.size for factor in factors)
     try:
         # The member `metadata` is a Python 2 pickle: it is never opened.
@@ -207,7 +208,7 @@ def _load(
 def _check_latents(
     file: pathlib.Path, archive: zipfile.ZipFile, factors: tuple[Factor, ...]
 ) -> None:
-    """Raise unless the labels are the grid of `factors`, row-major, after a constant colour."""
+    """Raises unless the labels are the grid of ``factors``, row-major, after a constant colour."""
     names, sizes = [factor.name for factor in factors], [factor.size for factor in factors]
     levels = [range(1), *(range(size) for size in sizes)]
     values = [(1.0,), *(factor.values for factor in factors)]
@@ -229,7 +230,7 @@ def _check_latents(
 def _read_bits(
     file: pathlib.Path, archive: zipfile.ZipFile, shape: tuple[int, int, int]
 ) -> tuple[np.ndarray, int]:
-    """Stream the images out of the archive: packed bits (image, byte) and the white pixels."""
+    """Streams the images out of the archive: packed bits (image, byte) and the white pixels."""
     num, pixels = shape[0], shape[1] * shape[2]
     bits = _aligned_empty((num, (pixels + 7) // 8))
     white, block = 0, 4096
@@ -247,7 +248,7 @@ def _read_bits(
 
 
 def _aligned_empty(shape: tuple[int, int]) -> np.ndarray:
-    """Return an array that JAX adopts on CPU; one off a 64-byte boundary would be copied."""
+    """Returns an array that JAX adopts on CPU; one off a 64-byte boundary would be copied."""
     memory = np.empty(math.prod(shape) + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + math.prod(shape)].reshape(shape)

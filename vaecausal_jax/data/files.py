@@ -1,9 +1,9 @@
 """Large files of images on the host: found, checked, mapped in place or decoded to a flat file.
 
 Nothing here reads a whole file into memory. A published file whose images lie in it uncompressed is
-mapped where it is; from a compressed one they are decoded block by block into a flat `.npy` file
+mapped where it is; from a compressed one they are decoded block by block into a flat ``.npy`` file
 that is mapped instead. Such a file is written under its name only when it is complete; building
-goes on where it was interrupted, and a note beside it (`NAME.json`) says what it holds. While one
+goes on where it was interrupted, and a note beside it (``NAME.json``) says what it holds. While one
 process builds a file, others that ask for it wait.
 """
 
@@ -25,10 +25,10 @@ from vaecausal_jax.locks import file_lock
 from vaecausal_jax.manifests import partial_name, remove_leftovers, write_text
 
 FillBlock = Callable[[int, int], np.ndarray]
-"""Rows `start` to `stop` of a flat file, uint8."""
+"""Rows ``start`` to ``stop`` of a flat file, uint8."""
 
 CACHE_VARIABLE = "VAECAUSAL_CACHE"
-"""Environment variable with a folder for decoded images where no `cache` is given."""
+"""Environment variable with a folder for decoded images where no ``cache`` is given."""
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -36,16 +36,16 @@ _BLOCK_BYTES = 64 * 2**20
 def find_file(
     path: str | os.PathLike[str] | None, *, variable: str, names: tuple[str, ...], source: str
 ) -> pathlib.Path:
-    """Return the file at `path`, or one of `names` in it where it is a folder.
+    """Returns the file at ``path``, or one of ``names`` in it where it is a folder.
 
     Args:
-      path: a file or folder; by default the value of the environment variable.
-      variable: the environment variable.
-      names: the file's published names, in order of preference.
-      source: what is expected and where it is published, for messages.
+        path: A file or folder; by default the value of the environment variable.
+        variable: The environment variable.
+        names: The file's published names, in order of preference.
+        source: What is expected and where it is published, for messages.
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
+        FileNotFoundError: No such file, or neither path nor variable given.
     """
     path = given_path(path, variable=variable, source=source)
     candidates = [path / name for name in names] if path.is_dir() else [path]
@@ -56,7 +56,7 @@ def find_file(
 
 
 def given_path(path: str | os.PathLike[str] | None, *, variable: str, source: str) -> pathlib.Path:
-    """Return `path`, or the value of the environment variable in its place."""
+    """Returns ``path``, or the value of the environment variable in its place."""
     path = path or os.environ.get(variable)
     if not path:
         raise FileNotFoundError(f"no path given and {variable} is not set: expected {source}.")
@@ -64,7 +64,7 @@ def given_path(path: str | os.PathLike[str] | None, *, variable: str, source: st
 
 
 def check_md5(file: pathlib.Path, md5: str, *, source: str) -> None:
-    """Raise a ValueError unless the file's MD5 is the published one."""
+    """Raises a ValueError unless the file's MD5 is the published one."""
     with file.open("rb") as content:
         found = hashlib.file_digest(content, "md5").hexdigest()
     if found != md5:
@@ -77,10 +77,10 @@ def check_md5(file: pathlib.Path, md5: str, *, source: str) -> None:
 def mapped_member(
     file: pathlib.Path, member: str, *, shape: tuple[int, ...], source: str
 ) -> np.ndarray | None:
-    """Map an array that lies uncompressed in an `.npz` file; None where it is compressed.
+    """Maps an array that lies uncompressed in an ``.npz`` file; None where it is compressed.
 
     Raises:
-      ValueError: the array is not uint8 of `shape` in C order, or the file ends before it does.
+        ValueError: The array is not uint8 of ``shape`` in C order, or the file ends before it does.
     """
     with zipfile.ZipFile(file) as archive:
         info = archive.getinfo(member)
@@ -104,10 +104,10 @@ def mapped_member(
 def check_header(
     file: pathlib.Path, content: Any, *, name: str, shape: tuple[int, ...], source: str
 ) -> None:
-    """Read the header of an array in NumPy's format.
+    """Reads the header of an array in NumPy's format.
 
     Raises:
-      ValueError: not NumPy's format, or not uint8 of `shape` in C order.
+        ValueError: Not NumPy's format, or not uint8 of ``shape`` in C order.
     """
     try:
         version = np.lib.format.read_magic(content)
@@ -128,7 +128,7 @@ def check_header(
 
 
 def read_exactly(content: Any, num: int) -> bytes:
-    """Read `num` bytes; EOFError where there are fewer."""
+    """Reads ``num`` bytes; EOFError where there are fewer."""
     data = content.read(num)
     if len(data) < num:
         raise EOFError(f"the data end {num - len(data)} bytes early.")
@@ -145,25 +145,25 @@ def flat_file(
     block: int | None = None,
     verify: bool = False,
 ) -> np.ndarray:
-    """Map the flat `.npy` file at `path`, building it first where it does not exist yet.
+    """Maps the flat ``.npy`` file at ``path``, building it first where it does not exist yet.
 
-    A process that is stopped while it builds leaves `NAME.partial`, and the next one goes on from
+    A process that is stopped while it builds leaves ``NAME.partial``, and the next one goes on from
     there. If another process or thread is building the file, wait until it is done. Where the
-    platform or the file system has no locks (`locks.file_lock`), each builds the whole file.
+    platform or the file system has no locks (``locks.file_lock``), each builds the whole file.
 
     Args:
-      path: the file. None is `name` in the folder of the environment variable VAECAUSAL_CACHE or,
-        where that is not set, an unnamed temporary file, which ends with the process and lies in
-        `tempfile.gettempdir()`.
-      fill: gives the rows; the same each time it is asked.
-      shape: (rows, ...), uint8.
-      holds: what the file holds, JSON values; another file's rows are refused by it.
-      name: the file's name in the cache folder.
-      block: rows a block; by default 64 MB.
-      verify: whether to check the rows' CRC-32 against the one noted when they were written.
+        path: The file. None is ``name`` in the folder of the environment variable VAECAUSAL_CACHE
+            or, where that is not set, an unnamed temporary file, which ends with the process and
+            lies in ``tempfile.gettempdir()``.
+        fill: Gives the rows; the same each time it is asked.
+        shape: (rows, ...), uint8.
+        holds: What the file holds, JSON values; another file's rows are refused by it.
+        name: The file's name in the cache folder.
+        block: Rows per block; by default 64 MB.
+        verify: Whether to check the rows' CRC-32 against the one noted when they were written.
 
     Raises:
-      ValueError: the file exists and holds something else, or is damaged.
+        ValueError: The file exists and holds something else, or is damaged.
     """
     block = block or max(1, _BLOCK_BYTES // math.prod(shape[1:]))
     if path is None and os.environ.get(CACHE_VARIABLE):
@@ -193,7 +193,7 @@ def _build(
     block: int,
     alone: bool,
 ) -> None:
-    """Write a flat file and its note, both whole before the file has its name.
+    """Writes a flat file and its note, both whole before the file has its name.
 
     If nobody else can be writing it, go on where that was interrupted.
     """
@@ -242,7 +242,7 @@ def _write(
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """The start of a `.npy` file; its length is a multiple of 64, so that JAX adopts the rows."""
+    """The start of a ``.npy`` file; its length is a multiple of 64, so that JAX adopts the rows."""
     parts = []
 
     class Sink:

@@ -2,10 +2,10 @@
 
 Gondal et al. 2019, "On the Transfer of Inductive Bias from Simulation to the Real World: a New
 Disentanglement Dataset" (arXiv:1906.03292), https://github.com/rr-learning/disentanglement_dataset.
-Each archive holds one array, `images` (num, 64, 64, 3) uint8, row-major over seven factors and
+Each archive holds one array, ``images`` (num, 64, 64, 3) uint8, row-major over seven factors and
 without labels. The number of images tells the grid: 1,036,800 have six colours and six shapes,
 460,800 (real complex objects, and subsets in circulation under the other names) four and four. A
-rendered stand-in that needs no file is in `mpi3d_standin`.
+rendered stand-in that needs no file is in ``mpi3d_standin``.
 """
 
 import math
@@ -65,25 +65,25 @@ def load_mpi3d(
     cache: str | os.PathLike[str] | None = None,
     verify: bool = False,
 ) -> StreamedImages:
-    """Open an archive of MPI3D; images are read when they are asked for.
+    """Opens an archive of MPI3D; images are read when they are asked for.
 
     The published archives (12.7 GB) hold their images uncompressed and are mapped where they are.
-    One that was compressed again is decoded once, block by block, to a flat file: `cache`, which is
-    found again the next time, or else a temporary file that ends with the process.
+    One that was compressed again is decoded once, block by block, to a flat file: ``cache``, which
+    is found again the next time, or else a temporary file that ends with the process.
 
     Args:
-      path: the `.npz` file or the folder that holds it; by default the environment variable
-        VAECAUSAL_MPI3D.
-      variant: "toy", "realistic", "real" or "real_complex": which file of a folder, and which
-        checksum. A file is opened whatever its name.
-      cache: where to keep the images of a compressed archive; by default in the folder of the
-        environment variable VAECAUSAL_CACHE, if it is set.
-      verify: whether to check the archive's MD5, which reads all of it. Only those of the toy and
-        realistic images are known: the real images were replaced in April 2025.
+        path: The ``.npz`` file or the folder that holds it; by default the environment variable
+            VAECAUSAL_MPI3D.
+        variant: "toy", "realistic", "real" or "real_complex": which file of a folder, and which
+            checksum. A file is opened whatever its name.
+        cache: Where to keep the images of a compressed archive; by default in the folder of the
+            environment variable VAECAUSAL_CACHE, if it is set.
+        verify: Whether to check the archive's MD5, which reads all of it. Only those of the toy and
+            realistic images are known: the real images were replaced in April 2025.
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
-      ValueError: an unknown variant, another file, a truncated one, or a cache of something else.
+        FileNotFoundError: No such file, or neither path nor variable given.
+        ValueError: An unknown variant, another file, a truncated one, or a cache of something else.
     """
     if variant not in FILE_NAMES:
         raise ValueError(unknown_choice("variant", variant, FILE_NAMES))
@@ -120,7 +120,7 @@ def _load(
     md5: str | None,
     source: str,
 ) -> StreamedImages:
-    """Open an archive in the published format, on the first of the grids that has its length."""
+    """Opens an archive in the published format, on the first of the grids that has its length."""
     try:
         with zipfile.ZipFile(file) as archive:
             if _MEMBER not in archive.namelist():

@@ -2,7 +2,7 @@
 
 NOT the published images: the same seven factors with the same sizes (Gondal et al. 2019,
 arXiv:1906.03292), drawn here by a ray-marcher of our own, so that every experiment runs without a
-download. Scores on it are not scores on MPI3D; `load_mpi3d` reads the originals. The image is
+download. Scores on it are not scores on MPI3D; ``load_mpi3d`` reads the originals. The image is
 anti-aliased and differentiable in the continuous factors: object size, camera height and both axes.
 """
 
@@ -61,12 +61,12 @@ _METAL, _POST = (0.70, 0.72, 0.75), (0.30, 0.31, 0.34)
 
 @flax.struct.dataclass
 class MPI3DStandIn:
-    """A stand-in for MPI3D, rendered, not the published images. Build it by `mpi3d_standin`.
+    """A stand-in for MPI3D, rendered, not the published images. Build it by ``mpi3d_standin``.
 
     Attributes:
-      factors: object colour, shape and size, camera height, background colour, horizontal and
-        vertical axis, as in the published set.
-      image_shape: (side, side, 3).
+        factors: Object colour, shape and size, camera height, background colour, horizontal and
+            vertical axis, as in the published set.
+        image_shape: (side, side, 3).
     """
 
     factors: tuple[Factor, ...] = flax.struct.field(pytree_node=False)
@@ -77,7 +77,7 @@ class MPI3DStandIn:
         return f"MPI3DStandIn({side}x{side}, rendered stand-in, not the published MPI3D)"
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, 3) at integer levels (factor,)."""
+        """Returns the image (h, w, 3) at integer levels (factor,)."""
         values = [
             jnp.asarray(factor.values, jnp.float32)[factors[position]]
             for position, factor in enumerate(self.factors)
@@ -85,13 +85,14 @@ class MPI3DStandIn:
         return self.render(jnp.stack(values))
 
     def render(self, values: jax.Array) -> jax.Array:
-        """Return the image (h, w, 3) at factor values (factor,), which need not lie on the grid.
+        """Returns the image (h, w, 3) at factor values (factor,), which need not lie on the grid.
 
-        Values are in the order of `factors`: colour and shape of the object (the nearest of 0 to 5,
-        as in `COLOURS` and `SHAPES`), its radius, the camera's elevation in degrees, the background
-        (the nearest of 0 to 2, as in `BACKGROUNDS`), and the arm's angles in degrees: horizontal,
-        0 towards the camera and positive to the right, and vertical, 0 level and positive upwards.
-        Lengths are in heights of the shoulder. Differentiable in radius and angles.
+        Values are in the order of ``factors``: colour and shape of the object (the nearest of 0 to
+        5, as in ``COLOURS`` and ``SHAPES``), its radius, the camera's elevation in degrees, the
+        background (the nearest of 0 to 2, as in ``BACKGROUNDS``), and the arm's angles in degrees:
+        horizontal, 0 towards the camera and positive to the right, and vertical, 0 level and
+        positive upwards. Lengths are in heights of the shoulder. Differentiable in radius and
+        angles.
         """
         colour, shape, size, height, background, horizontal, vertical = values
         dtype = values.dtype
@@ -130,10 +131,10 @@ class MPI3DStandIn:
 
 
 def mpi3d_standin(image_size: int = 64) -> MPI3DStandIn:
-    """Build the rendered stand-in for MPI3D: its factors and sizes, not its images.
+    """Builds the rendered stand-in for MPI3D: its factors and sizes, not its images.
 
     Raises:
-      ValueError: an image below 16 pixels.
+        ValueError: An image below 16 pixels.
     """
     if image_size < 16:
         raise ValueError(f"image_size must be at least 16 to tell the shapes, got {image_size}.")
@@ -217,7 +218,7 @@ def _solid(p: Vector, shape: jax.Array) -> jax.Array:
 def _rod(
     rays: Rays, start: Vector, end: Vector, radius: float, light: Vector
 ) -> tuple[Hit, jax.Array]:
-    """A capsule from `start` to `end`, by the closest approach of each ray to its axis.
+    """A capsule from ``start`` to ``end``, by the closest approach of each ray to its axis.
 
     With it, the cosine between its normal and the light.
     """
@@ -241,7 +242,7 @@ def _rod(
 def _backdrop(
     rays: Rays, background: jax.Array, centre: Vector, size: jax.Array
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """The paints (see `mix`) of background and table, with the object's shadow on the table."""
+    """The paints (see ``mix``) of background and table, with the object's shadow on the table."""
     eye, d = rays.origin, rays.direction
     depth = eye.y / jnp.maximum(-d.y, TINY)
     ground = rays.at(depth)

@@ -29,9 +29,9 @@ class Rays(NamedTuple):
     """One ray a pixel.
 
     Attributes:
-      origin: the camera, scalars.
-      direction: unit vectors (h, w).
-      pixel: width of a pixel at unit distance.
+        origin: The camera, scalars.
+        direction: Unit vectors (h, w).
+        pixel: Width of a pixel at unit distance.
     """
 
     origin: Vector
@@ -47,8 +47,8 @@ class Hit(NamedTuple):
     """What a solid does to every pixel.
 
     Attributes:
-      cover: the part of the pixel that it covers, (h, w) in [0, 1].
-      depth: distance along the ray to its surface, meaningful where it covers.
+        cover: The part of the pixel that it covers, (h, w) in [0, 1].
+        depth: Distance along the ray to its surface, meaningful where it covers.
     """
 
     cover: jax.Array
@@ -60,13 +60,13 @@ Distance = Callable[[Vector], jax.Array]
 
 
 def camera(position: Vector, target: Vector, *, image_size: int, field: float) -> Rays:
-    """Return the rays of a camera at `position` that looks at `target`, its top upwards.
+    """Returns the rays of a camera at ``position`` that looks at ``target``, its top upwards.
 
     Args:
-      position: scalars.
-      target: scalars; not straight above or below.
-      image_size: pixels a side.
-      field: tangent of half the angle of view.
+        position: Scalars.
+        target: Scalars; not straight above or below.
+        image_size: Pixels per side.
+        field: Tangent of half the angle of view.
     """
     forward = unit(Vector(*(t - p for t, p in zip(target, position, strict=True))))
     flat = jnp.sqrt(forward.x**2 + forward.z**2 + TINY)
@@ -92,7 +92,7 @@ def dot(a: Vector, b: Vector) -> jax.Array:
 
 
 def covered(distance: jax.Array) -> jax.Array:
-    """The part of a pixel behind a straight edge `distance` pixels away (outside positive)."""
+    """The part of a pixel behind a straight edge ``distance`` pixels away (outside positive)."""
     return jnp.clip(0.5 - distance, 0.0, 1.0)
 
 
@@ -105,7 +105,7 @@ def march(
     num_steps: int,
     num_deeper: int = 3,
 ) -> Hit:
-    """Follow every ray to a convex solid that lies within `reach` of `centre`.
+    """Follows every ray to a convex solid that lies within ``reach`` of ``centre``.
 
     Steps as long as the distance start where the ray enters the sphere of that radius (or passes it
     closest). Those that follow lead a pixel's width and more into the solid, so that rays well
@@ -138,7 +138,7 @@ def march(
 
 
 def facing(solid: Distance, points: Vector, towards: Vector) -> jax.Array:
-    """The cosine between the surface's normal at `points` and a unit direction (scalars).
+    """The cosine between the surface's normal at ``points`` and a unit direction (scalars).
 
     The derivative of the distance along the direction, so no normal is formed.
     """
@@ -150,16 +150,16 @@ def rounded(across: jax.Array, along: jax.Array, radius: jax.Array | float) -> j
     """Distance to a body of revolution, or prism, with rounded rims.
 
     Args:
-      across: how far points lie outside its section, less `radius`.
-      along: how far they lie beyond its ends, less `radius`.
-      radius: of the rims.
+        across: How far points lie outside its section, less ``radius``.
+        along: How far they lie beyond its ends, less ``radius``.
+        radius: Of the rims.
     """
     outside = jnp.sqrt(jnp.maximum(across, 0.0) ** 2 + jnp.maximum(along, 0.0) ** 2 + TINY)
     return outside + jnp.minimum(jnp.maximum(across, along), 0.0) - radius
 
 
 def hue_to_rgb(hue: jax.Array) -> jax.Array:
-    """Return the fully saturated, bright colour (3,) of a hue in turns."""
+    """Returns the fully saturated, bright colour (3,) of a hue in turns."""
     offsets = jnp.asarray([0.0, 4.0, 2.0], hue.dtype)
     return jnp.clip(jnp.abs((6.0 * hue + offsets) % 6.0 - 3.0) - 1.0, 0.0, 1.0)
 
@@ -168,7 +168,7 @@ def seen(hits: list[Hit], *, softness: float) -> list[jax.Array]:
     """The part of every pixel (h, w) that each of several solids is seen in, then the background's.
 
     A solid is hidden by those nearer the camera. Which of two is nearer turns over a difference in
-    depth of `softness`, so that the image stays differentiable where they meet.
+    depth of ``softness``, so that the image stays differentiable where they meet.
     """
     parts = []
     for number, hit in enumerate(hits):

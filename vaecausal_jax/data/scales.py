@@ -29,7 +29,7 @@ def native(values: Any) -> Any:
     """The same numbers in the machine's byte order: JAX reads another one wrongly, or fails.
 
     Raises:
-      ValueError: no real numbers.
+        ValueError: No real numbers.
     """
     dtype = getattr(values, "dtype", None)
     if dtype is None:
@@ -42,10 +42,10 @@ def native(values: Any) -> Any:
 
 
 def check_unit(images: Any, what: str) -> None:
-    """Raise unless concrete images lie in [0, 1], up to what resizing adds.
+    """Raises unless concrete images lie in [0, 1], up to what resizing adds.
 
     Raises:
-      ValueError: a value outside or no number; the message says how to bring it there.
+        ValueError: A value outside or no number; the message says how to bring it there.
     """
     if not is_concrete(images) or not images.size:
         return
@@ -75,7 +75,7 @@ def whole_numbers_divisor(pixels: Any) -> Any:
     Of traced pixels it is found when the program runs, and NaN where they are neither.
 
     Raises:
-      ValueError: concrete pixels that are negative or above 255.
+        ValueError: Concrete pixels that are negative or above 255.
     """
     if pixels.dtype == bool:
         return 1.0

@@ -55,7 +55,7 @@ def _shadow_position(parents: dict[str, jax.Array]) -> jax.Array:
 
 
 def pendulum(noise_scale: float = 0.0) -> SCM:
-    """Build the pendulum world: pendulum angle and light position cause the shadow.
+    """Builds the pendulum world: pendulum angle and light position cause the shadow.
 
     Yang, Liu, Chen, Shen, Hao and Wang 2021, CausalVAE: Disentangled Representation Learning via
     Neural Structural Causal Models, arXiv:2004.08697, with the geometry of its published generator.
@@ -69,7 +69,8 @@ def pendulum(noise_scale: float = 0.0) -> SCM:
 
     The roots are uniform on the published ranges. The generator's grid is even in the angle of the
     rays and skips the vertical one, where its tangent is infinite; here the light's place is the
-    variable. `noise_scale` is that of Gaussian noise added to length and position, in scene units.
+    variable. ``noise_scale`` is that of Gaussian noise added to length and position, in scene
+    units.
     """
     effects = ("pendulum_angle", "light_position")
     return scm(
@@ -104,17 +105,17 @@ def _water_flow(parents: dict[str, jax.Array]) -> jax.Array:
 
 
 def flow(noise_scale: float = 0.0) -> SCM:
-    """Build the flow world: a ball raises the water, which flows out of a hole.
+    """Builds the flow world: a ball raises the water, which flows out of a hole.
 
-    Yang et al. 2021, as for `pendulum`, with the formulas of the published generator:
+    Yang et al. 2021, as for ``pendulum``, with the formulas of the published generator:
 
       water_height = ball_size^3 + h         h on [1, 3.9], the water poured in
       water_flow   = sqrt(2 * 0.98 * water_height * (hole_position - 0.5))
 
     Ball size is its radius on [1/6, 17/15], the hole is on [2, 14/3] above the floor, both uniform
     as h is on the published range, and the flow is how far from the cup the jet lands: 0 where the
-    hole is no higher than the landing. `noise_scale` is that of Gaussian noise added to the flow.
-    The head is `water_height`, not the water above the hole: the generator's, not Torricelli's.
+    hole is no higher than the landing. ``noise_scale`` is that of Gaussian noise added to the flow.
+    The head is ``water_height``, not the water above the hole: the generator's, not Torricelli's.
     """
     return scm(
         {
@@ -203,7 +204,7 @@ class _Canvas:
         return curve * self.box(_CUP_RIGHT, self.left + self.side, _LANDING_Y, start_y + _THIN)
 
     def paint(self, *layers: tuple[jax.Array, tuple[float, float, float]]) -> jax.Array:
-        """Lay each (coverage, colour) over those before it, on white."""
+        """Lays each (coverage, colour) over those before it, on white."""
         image = jnp.broadcast_to(jnp.asarray(_WHITE), (self.image_size, self.image_size, 3))
         for alpha, colour in layers:
             ink = jnp.asarray(colour)[None, None, :]
@@ -223,13 +224,13 @@ def _take(values: Values, names: tuple[str, ...]) -> list[jax.Array]:
 
 
 def pendulum_image(values: Values, *, image_size: int = 64) -> jax.Array:
-    """Return the image (image_size, image_size, 3) in [0, 1] of one sample of `pendulum`.
+    """Returns the image (image_size, image_size, 3) in [0, 1] of one sample of ``pendulum``.
 
     Every variable is drawn as it is, so an intervention on the shadow shows a shadow that the light
     does not explain. The window is [-1, 21] on both axes. Differentiable in all four.
 
     Raises:
-      ValueError: a missing variable, or an image below 8 pixels.
+        ValueError: A missing variable, or an image below 8 pixels.
     """
     names = ("pendulum_angle", "light_position", "shadow_length", "shadow_position")
     angle, light, length, position = _take(values, names)
@@ -245,13 +246,13 @@ def pendulum_image(values: Values, *, image_size: int = 64) -> jax.Array:
 
 
 def flow_image(values: Values, *, image_size: int = 64) -> jax.Array:
-    """Return the image (image_size, image_size, 3) in [0, 1] of one sample of `flow`.
+    """Returns the image (image_size, image_size, 3) in [0, 1] of one sample of ``flow``.
 
-    The jet leaves the hole level and lands `water_flow` from the cup, whether or not the head
+    The jet leaves the hole level and lands ``water_flow`` from the cup, whether or not the head
     explains it. The window is [0, 20] on both axes. Differentiable in all four variables.
 
     Raises:
-      ValueError: a missing variable, or an image below 8 pixels.
+        ValueError: A missing variable, or an image below 8 pixels.
     """
     names = ("ball_size", "hole_position", "water_height", "water_flow")
     radius, hole, height, reach = _take(values, names)
@@ -273,17 +274,17 @@ def flow_image(values: Values, *, image_size: int = 64) -> jax.Array:
 def sprites_image(
     data: Sprites, values: Values, assignment: Mapping[str, str | float]
 ) -> jax.Array:
-    """Return the image (h, w, c) of one sample of any model, its variables drawn as a sprite.
+    """Returns the image (h, w, c) of one sample of any model, its variables drawn as a sprite.
 
     ``assignment[factor]`` is the name of the variable that drives the factor, or a number that the
     factor is held at; a factor that is not named stays in the middle of its range. A variable v in
     R reaches the range of its factor's levels through low + (high - low) / (1 + exp(-v)), one to
     one and smooth, so no cause is lost from the image. (The shape is the nearest of three. Hold it
     at 3, the heart, if the orientation is driven: a half turn of the others changes nothing.) For
-    another map than this one, give factor values to `data.render`.
+    another map than this one, give factor values to ``data.render``.
 
     Raises:
-      ValueError: a factor or a variable of that name does not exist; the nearest is given.
+        ValueError: A factor or a variable of that name does not exist; the nearest is given.
     """
     for name in assignment:
         factor_position(data, name)

@@ -1,8 +1,8 @@
-"""3DShapes as published: 480,000 images of a shape in a room, from the file `3dshapes.h5`.
+"""3DShapes as published: 480,000 images of a shape in a room, from the file ``3dshapes.h5``.
 
-Burgess and Kim 2018, https://github.com/google-deepmind/3d-shapes. The file holds `images`
-(480000, 64, 64, 3) uint8 and `labels` (480000, 6), row-major over the six factors. A rendered
-stand-in that needs no file is in `shapes3d_standin`.
+Burgess and Kim 2018, https://github.com/google-deepmind/3d-shapes. The file holds ``images``
+(480000, 64, 64, 3) uint8 and ``labels`` (480000, 6), row-major over the six factors. A rendered
+stand-in that needs no file is in ``shapes3d_standin``.
 """
 
 import importlib
@@ -34,24 +34,24 @@ def load_shapes3d(
     cache: str | os.PathLike[str] | None = None,
     verify: bool = True,
 ) -> StreamedImages:
-    """Open the published 3DShapes; images are read when they are asked for.
+    """Opens the published 3DShapes; images are read when they are asked for.
 
     The published file is compressed in pieces that each span thousands of images, so single images
     cannot be read from it. They are decoded once, block by block, to a flat file of 5.9 GB that is
-    mapped: `cache`, which is found again the next time, or else a temporary file that ends with
+    mapped: ``cache``, which is found again the next time, or else a temporary file that ends with
     the process. A file that holds its images uncompressed is mapped where it is.
 
     Args:
-      path: `3dshapes.h5` or the folder that holds it; by default the environment variable
-        VAECAUSAL_SHAPES3D.
-      cache: where to keep the decoded images; by default in the folder of the environment
-        variable VAECAUSAL_CACHE, if it is set.
-      verify: whether to check the file's MD5 (267 MB).
+        path: ``3dshapes.h5`` or the folder that holds it; by default the environment variable
+            VAECAUSAL_SHAPES3D.
+        cache: Where to keep the decoded images; by default in the folder of the environment
+            variable VAECAUSAL_CACHE, if it is set.
+        verify: Whether to check the file's MD5 (267 MB).
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
-      ImportError: h5py is not installed.
-      ValueError: another file, a damaged or truncated one, or a cache of something else.
+        FileNotFoundError: No such file, or neither path nor variable given.
+        ImportError: h5py is not installed.
+        ValueError: Another file, a damaged or truncated one, or a cache of something else.
     """
     file = find_file(path, variable=FILE_VARIABLE, names=(FILE_NAME,), source=_SOURCE)
     return _load(file, FACTOR_SIZES, (64, 64, 3), cache=cache, md5=FILE_MD5 if verify else None)
@@ -65,7 +65,7 @@ def _load(
     cache: str | os.PathLike[str] | None,
     md5: str | None,
 ) -> StreamedImages:
-    """Open a file in the published format, whose grid and images may be smaller."""
+    """Opens a file in the published format, whose grid and images may be smaller."""
     h5py = optional_module("h5py", needed_for=FILE_NAME)
     num = math.prod(sizes)
     try:
@@ -95,10 +95,10 @@ def _load(
 
 
 def optional_module(name: str, *, needed_for: str, package: str | None = None) -> Any:
-    """Import a module that only some loaders need.
+    """Imports a module that only some loaders need.
 
     Raises:
-      ImportError: it is not installed; the message names the extra that brings it.
+        ImportError: It is not installed; the message names the extra that brings it.
     """
     try:
         return importlib.import_module(name)

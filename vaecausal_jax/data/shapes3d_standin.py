@@ -2,7 +2,7 @@
 
 NOT the published images: the same six factors with the same sizes (Burgess and Kim 2018,
 https://github.com/google-deepmind/3d-shapes), drawn here by a ray-marcher of our own, so that every
-experiment runs without a download. Scores on it are not scores on 3DShapes; `load_shapes3d` reads
+experiment runs without a download. Scores on it are not scores on 3DShapes; ``load_shapes3d`` reads
 the original. The image is anti-aliased and differentiable in the five continuous factors.
 """
 
@@ -45,11 +45,11 @@ _HUES = tuple((np.arange(10) / 10).tolist())
 
 @flax.struct.dataclass
 class Shapes3DStandIn:
-    """A stand-in for 3DShapes, rendered, not the published images. Build it by `shapes3d_standin`.
+    """A rendered stand-in for 3DShapes, not the published images; see ``shapes3d_standin``.
 
     Attributes:
-      factors: floor, wall and object hue, scale, shape and orientation, as in the published set.
-      image_shape: (side, side, 3).
+        factors: Floor, wall and object hue, scale, shape and orientation, as in the published set.
+        image_shape: (side, side, 3).
     """
 
     factors: tuple[Factor, ...] = flax.struct.field(pytree_node=False)
@@ -60,7 +60,7 @@ class Shapes3DStandIn:
         return f"Shapes3DStandIn({side}x{side}, rendered stand-in, not the published 3DShapes)"
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, 3) at integer levels (factor,)."""
+        """Returns the image (h, w, 3) at integer levels (factor,)."""
         values = [
             jnp.asarray(factor.values, jnp.float32)[factors[position]]
             for position, factor in enumerate(self.factors)
@@ -68,10 +68,10 @@ class Shapes3DStandIn:
         return self.render(jnp.stack(values))
 
     def render(self, values: jax.Array) -> jax.Array:
-        """Return the image (h, w, 3) at factor values (factor,), which need not lie on the grid.
+        """Returns the image (h, w, 3) at factor values (factor,), which need not lie on the grid.
 
-        Values are in the order of `factors`: three hues in turns, scale (the published range is
-        0.75 to 1.25), shape (the nearest of 0 to 3, as in `SHAPES`) and orientation, the angle in
+        Values are in the order of ``factors``: three hues in turns, scale (the published range is
+        0.75 to 1.25), shape (the nearest of 0 to 3, as in ``SHAPES``) and orientation, the angle in
         degrees from which the camera sees the room. Differentiable in all but the shape.
         """
         floor_hue, wall_hue, object_hue, scale, shape, orientation = values
@@ -101,10 +101,10 @@ class Shapes3DStandIn:
 
 
 def shapes3d_standin(image_size: int = 64) -> Shapes3DStandIn:
-    """Build the rendered stand-in for 3DShapes: its factors and sizes, not its images.
+    """Builds the rendered stand-in for 3DShapes: its factors and sizes, not its images.
 
     Raises:
-      ValueError: an image below 16 pixels.
+        ValueError: An image below 16 pixels.
     """
     if image_size < 16:
         raise ValueError(f"image_size must be at least 16 to tell the shapes, got {image_size}.")
@@ -137,7 +137,7 @@ def _solid(p: Vector, shape: jax.Array) -> jax.Array:
 def _room(
     rays: Rays, floor: jax.Array, wall: jax.Array, scale: jax.Array
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """The paints (see `mix`) of the room without its solid, with its shadow on the floor."""
+    """The paints (see ``mix``) of the room without its solid, with its shadow on the floor."""
     eye, d = rays.origin, rays.direction
     # Distances to the planes ahead of each ray; a ray along a plane never reaches it.
     to_side = (_WALL - eye.x * jnp.sign(d.x)) / jnp.maximum(jnp.abs(d.x), TINY)

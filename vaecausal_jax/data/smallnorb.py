@@ -1,8 +1,8 @@
-"""SmallNORB as published: photographs of fifty toys under all cameras and lights, in `.mat` files.
+"""SmallNORB as published: photographs of fifty toys under all cameras and lights.
 
 LeCun, Huang and Bottou 2004, https://cs.nyu.edu/~ylclab/data/norb-v1.0-small/. Each half (training
-and testing) has three files in a binary matrix format of its own (not MATLAB's): `dat`, 24,300
-pairs of 96 x 96 images from two cameras; `cat`, the category; `info`, the instance, elevation,
+and testing) has three files in its binary matrix format (not MATLAB's): ``dat``, 24,300
+pairs of 96 x 96 images from two cameras; ``cat``, the category; ``info``, the instance, elevation,
 azimuth and lighting.
 
 The photographs come shuffled and are presented here as the grid that they fill: category, instance,
@@ -78,26 +78,26 @@ def load_smallnorb(
     cache: str | os.PathLike[str] | None = None,
     verify: bool = True,
 ) -> StreamedImages:
-    """Open the published SmallNORB as a grid; images are read when they are asked for.
+    """Opens the published SmallNORB as a grid; images are read when they are asked for.
 
-    Images are (96, 96, 1), as published; `resized(data, 64)` gives the usual 64 x 64. The factors
+    Images are (96, 96, 1), as published; ``resized(data, 64)`` gives the usual 64 x 64. The factors
     are category, instance, elevation (degrees from the horizontal), azimuth (degrees) and lighting.
-    A `dat` file that is not compressed is mapped where it is; from a `.gz` the images are decoded
-    once, to `cache` or else to a temporary file that ends with the process.
+    A ``dat`` file that is not compressed is mapped where it is; from a ``.gz`` the images are
+    decoded once, to ``cache`` or else to a temporary file that ends with the process.
 
     Args:
-      path: the folder with the three files of each half, named as published, with or without
-        `.gz`; by default the environment variable VAECAUSAL_SMALLNORB.
-      split: "train" or "test", five instances of each category, or "all", ten.
-      camera: 0 (left) or 1 (right) of each stereo pair.
-      cache: a file name for decoded images; "-train" or "-test" is put before its ending. By
-        default in the folder of the environment variable VAECAUSAL_CACHE, if it is set.
-      verify: whether to check the MD5 of files that end in `.gz`, as published.
+        path: The folder with the three files of each half, named as published, with or without
+            ``.gz``; by default the environment variable VAECAUSAL_SMALLNORB.
+        split: "train" or "test", five instances of each category, or "all", ten.
+        camera: 0 (left) or 1 (right) of each stereo pair.
+        cache: A file name for decoded images; "-train" or "-test" is put before its ending. By
+            default in the folder of the environment variable VAECAUSAL_CACHE, if it is set.
+        verify: Whether to check the MD5 of files that end in ``.gz``, as published.
 
     Raises:
-      FileNotFoundError: no such file, or neither path nor variable given.
-      ValueError: an unknown split or camera; another file, a damaged or truncated one; labels that
-        do not fill the grid.
+        FileNotFoundError: No such file, or neither path nor variable given.
+        ValueError: An unknown split or camera; another file, a damaged or truncated one; labels
+            that do not fill the grid.
     """
     return _load(
         given_path(path, variable=FILE_VARIABLE, source=_source("train", "dat")),
@@ -127,7 +127,7 @@ def _load(
     levels: _Levels,
     side: int,
 ) -> StreamedImages:
-    """Open files in the published format, whose grid and images may be smaller."""
+    """Opens files in the published format, whose grid and images may be smaller."""
     halves = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
     if split not in halves:
         raise ValueError(unknown_choice("split", split, halves))
@@ -220,7 +220,7 @@ def _open(file: pathlib.Path) -> Any:
 
 
 def _read_header(file: pathlib.Path, content: Any, shape: tuple[int, ...], kind: str, source: str):
-    """Read magic number, rank and dimensions (three at least, as published) and check them."""
+    """Reads magic number, rank and dimensions (three at least, as published) and check them."""
     magic, rank = np.frombuffer(read_exactly(content, 8), "<i4").tolist()
     if magic not in _TYPES:
         raise ValueError(f"{file} has the unknown magic number {magic:#x}: expected {source}.")

@@ -1,8 +1,8 @@
 """Numbers of the dSprites world: where a sprite lies and what its outline is.
 
-They live apart from the code because two renderers share them: the exact one (`dsprites`) and the
-smooth one (`sprites`). Lengths are pixels of the published 64 x 64 canvas at scale 1; the frame of
-a sprite has its origin at the sprite's centre, u to the right and v down, like the image. The
+They live apart from the code because two renderers share them: the exact one (``dsprites``) and the
+smooth one (``sprites``). Lengths are pixels of the published 64 x 64 canvas at scale 1; the frame
+of a sprite has its origin at the sprite's centre, u to the right and v down, like the image. The
 numbers were fitted to 332 published frames of dSprites (Matthey, Higgins, Hassabis and Lerchner
 2017, https://github.com/deepmind/dsprites-dataset) and reproduce 322 of them to the pixel.
 """
@@ -17,7 +17,7 @@ CENTRE_START, CENTRE_SPAN = 16.0, 32.0
 
 SHAPES = ("square", "ellipse", "heart")
 SHAPE_CODES = (1.0, 2.0, 3.0)
-"""Values of the factor `shape`, as published."""
+"""Values of the factor ``shape``, as published."""
 
 SQUARE_HALF_SIDE = 9.5996
 """Every value in 9.59934-9.59985 explains all published squares."""

@@ -5,7 +5,7 @@ https://github.com/deepmind/dsprites-dataset) at any image size and on any grid 
 optional hue. Where the published images are hard-edged, these are anti-aliased: a pixel's value is
 the part of it that the sprite covers, from the signed distance of its centre to the outline. So an
 image has a gradient in scale, orientation and position, and no image need be stored: drawing one
-costs less than reading it from disk. The published images themselves are in `dsprites`.
+costs less than reading it from disk. The published images themselves are in ``dsprites``.
 """
 
 import math
@@ -25,18 +25,18 @@ _TINY = 1e-12
 
 @flax.struct.dataclass
 class Sprites:
-    """A world of anti-aliased sprites; a pytree without leaves. Build it with `sprites`.
+    """A world of anti-aliased sprites; a pytree without leaves. Build it with ``sprites``.
 
     Attributes:
-      factors: shape, scale, orientation, x, y and, in colour, colour.
-      image_shape: (side, side, 1), or (side, side, 3) in colour.
+        factors: Shape, scale, orientation, x, y and, in colour, colour.
+        image_shape: (side, side, 1), or (side, side, 3) in colour.
     """
 
     factors: tuple[Factor, ...] = flax.struct.field(pytree_node=False)
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at integer levels (factor,)."""
+        """Returns the image (h, w, c) at integer levels (factor,)."""
         values = [
             jnp.asarray(factor.values, jnp.float32)[factors[position]]
             for position, factor in enumerate(self.factors)
@@ -44,12 +44,13 @@ class Sprites:
         return self.render(jnp.stack(values))
 
     def render(self, values: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at factor values (factor,), which need not lie on the grid.
+        """Returns the image (h, w, c) at factor values (factor,), which need not lie on the grid.
 
-        Values are in the order of `factors`: shape code (1 square, 2 ellipse, 3 heart; the nearest
-        is taken), scale (1 is the largest published), orientation (radians), x and y (0 to 1 across
-        the inner half of the canvas, y down) and hue (0 to 1, red at both ends). Differentiable in
-        all but the shape. Coverage is accurate while the sprite is wider than a pixel.
+        Values are in the order of ``factors``: shape code (1 square, 2 ellipse, 3 heart; the
+        nearest is taken), scale (1 is the largest published), orientation (radians), x and y (0 to
+        1 across the inner half of the canvas, y down) and hue (0 to 1, red at both ends).
+        Differentiable in all but the shape. Coverage is accurate while the sprite is wider than a
+        pixel.
         """
         alpha = _coverage(
             values[0], values[1], values[2], values[3], values[4], self.image_shape[0]
@@ -68,15 +69,15 @@ def sprites(
     num_positions: int = 32,
     num_colours: int = 8,
 ) -> Sprites:
-    """Build the world of sprites on a grid of factors.
+    """Builds the world of sprites on a grid of factors.
 
     Scales run from 0.5 to 1 and positions from 0 to 1, both ends included. Orientations and hues
     are cyclic, so their end point is left out and all levels are distinct. Take an odd number of
     orientations (39 are the angles of dSprites): with an even one, half or quarter turns of ellipse
-    and square give the same image, and `minimal_pairs` on orientation can yield equal images.
+    and square give the same image, and ``minimal_pairs`` on orientation can yield equal images.
 
     Raises:
-      ValueError: an image below 8 pixels, or a factor without levels.
+        ValueError: An image below 8 pixels, or a factor without levels.
     """
     if image_size < 8:
         raise ValueError(f"image_size must be at least 8 to hold a sprite, got {image_size}.")
@@ -117,7 +118,7 @@ def _coverage(
     y: jax.Array,
     image_size: int,
 ) -> jax.Array:
-    """Return the covered part of every pixel (h, w), in [0, 1]."""
+    """Returns the covered part of every pixel (h, w), in [0, 1]."""
     zoom = image_size / geometry.CANVAS
     pixels = jnp.arange(image_size, dtype=scale.dtype) + 0.5
     dx = (pixels - zoom * (geometry.CENTRE_START + geometry.CENTRE_SPAN * x))[None, :]
@@ -130,7 +131,7 @@ def _coverage(
 
 
 def _covered(distance: jax.Array) -> jax.Array:
-    """Return the part of a pixel behind a straight edge at signed `distance` (outside positive)."""
+    """Returns the part of a pixel behind a straight edge at ``distance``, positive outside."""
     return jnp.clip(0.5 - distance, 0.0, 1.0)
 
 
@@ -170,7 +171,7 @@ def _heart(u: jax.Array, v: jax.Array, unit: jax.Array) -> jax.Array:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return value and derivative of a polynomial, its constant coefficient first."""
+    """Returns value and derivative of a polynomial, its constant coefficient first."""
     value, slope = jnp.zeros_like(x), jnp.zeros_like(x)
     for coefficient in reversed(coefficients):
         slope = slope * x + value

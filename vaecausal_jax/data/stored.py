@@ -1,11 +1,11 @@
 """Images that exist already: as bits or bytes on the device, or on disk and fetched when asked for.
 
-All three map levels to an image as a renderer does, so they serve as a `Dataset` wherever one is
-taken. The protocol's `image` is pure, and reading a file that nobody changes is pure too: the image
-of a row is always the same. `StreamedImages` therefore hands the lookup to the host in a
-`jax.pure_callback`, one call for a whole vmapped batch, and moves bytes, never floats; it works
+All three map levels to an image as a renderer does, so they serve as a ``Dataset`` wherever one is
+taken. The protocol's ``image`` is pure, and reading a file that nobody changes is pure too: the
+image of a row is always the same. ``StreamedImages`` therefore hands the lookup to the host in a
+``jax.pure_callback``, one call for a whole vmapped batch, and moves bytes, never floats; it works
 under jit, vmap and scan, and keeps only the batch in memory. Where a set fits the device,
-`on_device` turns it into `ByteImages`, whose lookup is a gather with no call to the host.
+``on_device`` turns it into ``ByteImages``, whose lookup is a gather with no call to the host.
 """
 
 import math
@@ -23,18 +23,18 @@ _ENOUGH = 16
 """So many images with no pixel above 1 are images of bits."""
 
 ReadImages = Callable[[np.ndarray], np.ndarray]
-"""Image indices (num,) in the order of `index_of` to pixels (num, h, w, c) uint8, on the host."""
+"""Image indices (num,) in the order of ``index_of`` to pixels (num, h, w, c) uint8, on the host."""
 
 
 @flax.struct.dataclass
 class StoredImages:
-    """Binary images kept in memory at one bit a pixel.
+    """Binary images kept in memory at one bit per pixel.
 
     Attributes:
-      bits: (image, ceil(h * w / 8)) uint8, the pixels of each image packed row by row, the first in
-        the highest bit (`numpy.packbits`), images in the order of `index_of`.
-      factors: the grid of factors.
-      image_shape: (h, w, 1).
+        bits: (image, ceil(h * w / 8)) uint8, the pixels of each image packed row by row, the first
+            in the highest bit (``numpy.packbits``), images in the order of ``index_of``.
+        factors: The grid of factors.
+        image_shape: (h, w, 1).
     """
 
     bits: jax.Array
@@ -42,7 +42,7 @@ class StoredImages:
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, 1) at integer levels (factor,)."""
+        """Returns the image (h, w, 1) at integer levels (factor,)."""
         row = self.bits[index_of(self, factors)]
         shifts = jnp.arange(7, -1, -1, dtype=jnp.uint8)
         pixels = (row[:, None] >> shifts[None, :]) & 1
@@ -55,15 +55,15 @@ class StoredImages:
 
 @flax.struct.dataclass
 class ByteImages:
-    """Images kept in the device's memory at one byte a channel.
+    """Images kept in the device's memory at one byte per channel.
 
     Attributes:
-      pixels: (image, h, w, c) uint8 from 0 to 255, images in the order of `index_of`.
-      factors: the grid of factors.
-      image_shape: (h, w, c).
+        pixels: (image, h, w, c) uint8 from 0 to 255, images in the order of ``index_of``.
+        factors: The grid of factors.
+        image_shape: (h, w, c).
 
     Raises:
-      ValueError: concrete pixels of another type, or of 0 and 1 alone, which would all be black.
+        ValueError: Concrete pixels of another type, or of 0 and 1 alone, which would all be black.
     """
 
     pixels: jax.Array
@@ -82,7 +82,7 @@ class ByteImages:
             )
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at integer levels (factor,)."""
+        """Returns the image (h, w, c) at integer levels (factor,)."""
         return _unit(self.pixels[index_of(self, factors)])
 
 
@@ -91,9 +91,10 @@ class StreamedImages:
     """Images that stay on the host until they are asked for; a pytree without leaves.
 
     Attributes:
-      read: the host's lookup; two sets are one to `jax.jit` when their `read` is the same object.
-      factors: the grid of factors.
-      image_shape: (h, w, c).
+        read: The host's lookup; two sets are one to ``jax.jit`` when their ``read`` is the same
+            object.
+        factors: The grid of factors.
+        image_shape: (h, w, c).
     """
 
     read: ReadImages = flax.struct.field(pytree_node=False)
@@ -101,9 +102,9 @@ class StreamedImages:
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at integer levels (factor,).
+        """Returns the image (h, w, c) at integer levels (factor,).
 
-        Under `jit` an index outside the set stops the program with an error of the runtime.
+        Under ``jit`` an index outside the set stops the program with an error of the runtime.
         """
         pixels = jax.pure_callback(
             self._fetch,
@@ -130,7 +131,7 @@ class StreamedImages:
 
 @flax.struct.dataclass
 class Resized:
-    """Another set's images at another size. Build it with `resized`."""
+    """Another set's images at another size. Build it with ``resized``."""
 
     data: Dataset
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
@@ -141,18 +142,18 @@ class Resized:
         return self.data.factors
 
     def image(self, factors: jax.Array) -> jax.Array:
-        """Return the image (h, w, c) at integer levels (factor,)."""
+        """Returns the image (h, w, c) at integer levels (factor,)."""
         image = jax.image.resize(self.data.image(factors), self.image_shape, "linear")
         return jnp.clip(image, 0.0, 1.0)
 
 
 def resized(data: Dataset, image_size: int) -> Dataset:
-    """Return the same set with square images of another size; the set itself if it has that size.
+    """Returns the same set with square images of another size; the set itself if it has that size.
 
-    Anti-aliased triangle filter (`jax.image.resize`), on the device, image by image.
+    Anti-aliased triangle filter (``jax.image.resize``), on the device, image by image.
 
     Raises:
-      ValueError: a size below one pixel, or images that are not square.
+        ValueError: A size below one pixel, or images that are not square.
     """
     height, width, channels = data.image_shape
     if image_size < 1:
@@ -163,14 +164,14 @@ def resized(data: Dataset, image_size: int) -> Dataset:
 
 
 def on_device(data: StreamedImages, *, block: int = 4096) -> ByteImages:
-    """Read a streamed set whole into the device's memory, at one byte a channel.
+    """Reads a streamed set whole into the device's memory, at one byte per channel.
 
-    It takes `num_images * h * w * c` bytes there and, while it is read, on the host: 224 MB for one
-    camera of a SmallNORB file, 5.9 GB for 3DShapes, 12.7 GB for MPI3D. A set of 0 and 1 alone
+    It takes ``num_images * h * w * c`` bytes there and, while it is read, on the host: 224 MB for
+    one camera of a SmallNORB file, 5.9 GB for 3DShapes, 12.7 GB for MPI3D. A set of 0 and 1 alone
     becomes one of 0 and 255.
 
     Raises:
-      ValueError: `data.read` gives another type than uint8.
+        ValueError: ``data.read`` gives another type than uint8.
     """
     pixels = np.empty((num_images(data), *data.image_shape), np.uint8)
     for start in range(0, len(pixels), block):

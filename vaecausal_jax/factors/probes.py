@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 from vaecausal_jax.data import Dataset, images, sample_factors
-from vaecausal_jax.data.splits import held_out
+from vaecausal_jax.data.splits import held_out, held_out_rows
 from vaecausal_jax.factors.readouts import FactorCode, Readout, factor_codes, readout_scores
 from vaecausal_jax.interventions.changed import whole
 from vaecausal_jax.interventions.sites import Tape
@@ -144,16 +144,3 @@ def train_probe(
     levels = held_out_rows(score_key, data, num_score_images, fraction=fraction)
     scores = readout_scores(readout, images(data, levels), levels)
     return Probe(readout, scores, np.asarray(losses))
-
-
-def held_out_rows(key: Array, data: Dataset, num: int, *, fraction: float = 0.2) -> Array:
-    """Draws rows of levels (num, factors) that are held out.
-
-    Raises:
-        ValueError: A data set so small that none is.
-    """
-    levels = sample_factors(key, data, int(np.ceil(4 * num / fraction)) + 64)
-    mine = np.flatnonzero(np.asarray(held_out(data, levels, fraction=fraction)))
-    if not mine.size:
-        raise ValueError(f"no factor combination is held out at fraction {fraction}.")
-    return levels[np.resize(mine, num)]

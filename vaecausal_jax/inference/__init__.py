@@ -1,7 +1,7 @@
 """From effects per image to numbers that can be published: intervals, tests, and their limits.
 
 The sample is images (resampled in pairs, all arms of a contrast together), clusters of images that
-share a base image, or trained models. Which of them a number generalises to is part of its method.
+share a base image, or trained models. To which of them a number generalises is part of its method.
 """
 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect

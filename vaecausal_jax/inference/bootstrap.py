@@ -47,7 +47,7 @@ def bootstrap_mean(
 
     Args:
         key: Typed PRNG key.
-        samples: (..., images): per-image effects, e.g. one row a unit.
+        samples: Effects per image, (..., images), e.g. one row per unit.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
         level: Coverage.
@@ -102,7 +102,7 @@ def bootstrap_ratio(
         level: Coverage.
         num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
         clusters: (images,) labels of images to be resampled together, e.g. the base image where
-            several interventions share one. Each image alone by default.
+            several interventions share one. By default each image is resampled alone.
         interval: Function of a ``Resampled`` and the level. ``percentile`` suits most samples,
             ``bca`` skewed ones, ``studentised`` those of fewer than about 30 images; with
             ``simultaneous`` the last axis before the images is a curve, held as a whole.
@@ -147,18 +147,19 @@ def bootstrap_function(
     num_flips: int = 200,
     clusters: ArrayLike | None = None,
 ) -> Estimate:
-    """A function of ratios of sums, such as their largest or an effective number, with interval.
+    """A function of ratios of sums, such as their largest, with a bootstrap interval.
 
-    Percentiles of the function over replicates of all ratios together, moved out to its value where
-    they lie beside it: resampling adds noise, and the largest of noisier effects is larger. Its
-    null is not zero: the largest of many noisy effects is large. Here it is the function's mean
-    where the numerators' signs are flipped image by image, in common for all ratios.
+    The ends are percentiles of the function over replicates of all ratios together, moved out to
+    its value where they lie beside it: resampling adds noise, and the largest of noisier effects is
+    larger. Its null is not zero, since the largest of many noisy effects is large. The null given
+    here is the function's mean over flips of the numerators' signs, image by image and in common
+    for all ratios.
 
     Args:
         key: Typed PRNG key.
-        function: Ratios (...) to its value, traceable, e.g. ``lambda r: r.max(0)``.
+        function: Maps ratios (...) to its value, traceably, e.g. ``lambda r: r.max(0)``.
         numerator: (..., images).
-        denominator: (..., images), broadcastable to it; ones, for means, if None.
+        denominator: (..., images), broadcastable to it; if None ones, which gives means.
         intervention: What was done, in words.
         level: Coverage.
         num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
@@ -204,11 +205,11 @@ def interquartile_mean(
     level: float = 0.95,
     num_replicates: int = 2000,
 ) -> Estimate:
-    """Mean of the middle half of all trained models, where one that failed does not decide.
+    """Mean of the middle half of all trained models, which one failed model does not decide.
 
-    Seeds are resampled within each stratum (data set, family, factor), which stay as they are:
-    Agarwal et al. 2021 (arXiv:2108.13264). With few seeds percentiles are too narrow; they are
-    widened as ``expanded_level`` has it.
+    Seeds are resampled within each stratum (data set, family, factor), and the strata stay as they
+    are (Agarwal et al. 2021, arXiv:2108.13264). With few seeds percentiles are too narrow; they
+    are widened by ``expanded_level``.
 
     Args:
         key: Typed PRNG key.

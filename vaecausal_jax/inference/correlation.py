@@ -1,7 +1,8 @@
 """Do scores rank models alike, and does an effect go with a score once the rest is held fixed?
 
-One row a trained model. What the interval covers is other models of the same kind; several models
-of one seed, or seeds of one family, are not independent, and no formula here knows of it.
+Every number is that of one trained model. The intervals cover other models of the same kind;
+several models of one seed, or seeds of one family, are not independent, and no formula here knows
+of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class RankAgreement(NamedTuple):
     """How alike columns rank models.
 
     Attributes:
-        names: Of the columns.
+        names: Names of the columns.
         correlation: Spearman's, (columns, columns); NaN where a column is constant, or fewer than
             three models have both numbers.
         low: Lower end of its interval; NaN with fewer than four models.
@@ -102,15 +103,16 @@ def partial_correlation(
 ) -> Estimate:
     """Correlation of two numbers over models with others held fixed, linearly.
 
-    That of what least squares on the controls leaves of each. Interval: Fisher's, with n - k - 3
-    degrees of freedom, k the independent controls. With ``ranks`` all columns are ranked first
-    (Spearman's partial correlation). Without controls it is the plain correlation. NaN where the
-    controls explain a column wholly, and without interval where too few models are left.
+    It is the correlation of what least squares on the controls leaves of each. The interval is
+    Fisher's, with n - k - 3 degrees of freedom for k independent controls. With ``ranks`` all
+    columns are ranked first (Spearman's partial correlation). Without controls it is the plain
+    correlation. It is NaN where the controls explain all of a column, and has no interval where
+    too few models are left.
 
     Args:
-        x: Such as the causal effect strength of each model, (models,).
-        y: Such as its DCI, by a named estimator, (models,).
-        controls: Such as its reconstruction, KL and active units, each (models,).
+        x: A number of each model, such as its causal effect strength, (models,).
+        y: Another, such as its DCI by a named estimator, (models,).
+        controls: Numbers held fixed, such as reconstruction, KL and active units, each (models,).
         ranks: Whether to rank first.
         level: Coverage.
 
@@ -147,7 +149,7 @@ def partial_correlation(
 def partial_residuals(
     x: ArrayLike, controls: Sequence[ArrayLike] | Mapping[str, ArrayLike]
 ) -> np.ndarray:
-    """What least squares on the controls and a constant leaves of a number: to plot, (models,).
+    """What least squares on the controls and a constant leaves of a number, to plot, (models,).
 
     NaN for a model without one of the numbers.
 

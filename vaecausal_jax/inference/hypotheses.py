@@ -19,7 +19,7 @@ BLOCK = 128
 
 
 class SignFlipTest(NamedTuple):
-    """Two-sided tests of no effect, one a leading index of the samples.
+    """Two-sided tests of no effect, one per leading index of the samples.
 
     Attributes:
         statistic: Student's t; 0 where every sample is 0, infinite where all others are equal.
@@ -146,6 +146,8 @@ def false_discovery(p_values: ArrayLike, *, dependent: bool = False) -> np.ndarr
     ranks = np.arange(1, tested.size + 1)
     factor = tested.size * (np.sum(1 / ranks) if dependent else 1.0)
     order = np.argsort(tested)
+    # SciPy's false_discovery_control has p (m / i), which rounds otherwise than p m / i: decisions
+    # differ where p-values are counts of flips and lie exactly on a level.
     scaled = tested[order] * factor / ranks
     adjusted = np.full(p_values.shape, np.nan)
     from_largest = np.minimum.accumulate(scaled[::-1])[::-1]
@@ -160,8 +162,8 @@ def hierarchical_discovery(p_values: ArrayLike, *, q: float = 0.05) -> np.ndarra
     Families, such as units, are selected by Benjamini-Hochberg at q on Simes' p-values; their
     tests, such as factors, by Benjamini-Hochberg at q times the share of families selected, which
     pays for the selection: the false discovery rate within selected families is at most q on
-    average (Benjamini & Bogomolov 2014). Finds more than one large family does where effects come
-    together.
+    average (Benjamini & Bogomolov 2014). Where effects come together it finds more than one large
+    family does.
 
     Args:
         p_values: (families, tests); NaN marks what was not tested.
@@ -191,8 +193,9 @@ def minimum_effect_test(samples: ArrayLike, delta: ArrayLike) -> np.ndarray:
     """p-values of |mean effect| <= delta against |mean effect| > delta.
 
     With many images any effect differs from zero; this asks whether it differs by enough to matter.
-    p = P(T >= (|m| - delta) / se) + P(T >= (|m| + delta) / se), Student's T with n - 1 degrees of
-    freedom: the two-sided t test at delta = 0, the one-sided test of m > delta far from zero.
+    The p-value is P(T >= (|m| - delta) / se) + P(T >= (|m| + delta) / se), Student's T with n - 1
+    degrees of freedom: the two-sided t test at delta = 0, the one-sided test of m > delta far from
+    zero.
 
     Args:
         samples: (..., images).
@@ -207,7 +210,7 @@ def minimum_effect_test(samples: ArrayLike, delta: ArrayLike) -> np.ndarray:
 def equivalence_test(samples: ArrayLike, margin: ArrayLike) -> np.ndarray:
     """p-values of |mean effect| >= margin against |mean effect| < margin.
 
-    Two one-sided t tests (Schuirmann 1987): the larger of their p-values. A large p of a test of no
+    It is the larger p-value of two one-sided t tests (Schuirmann 1987). A large p of a test of no
     effect is no evidence that there is none; a small one of this test is.
 
     Args:

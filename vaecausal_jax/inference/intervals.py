@@ -17,13 +17,13 @@ def over_seeds(
 ) -> Estimate:
     """Mean over trained models with Student's t interval on their values.
 
-    Each seed's value already averages its images. If every seed has images of its own, the spread
+    Each seed's value already averages its images. If every seed has other images, the spread
     between seeds holds both sources of variance, sigma_seed^2 / S + sigma_input^2 / (S N). If all
     see the same images, the interval covers new models on THESE images; ``bootstrap_two_level``
     covers new images too. One seed shows no spread: it has no interval.
 
     Args:
-        values: (seeds, ...), one value a trained model.
+        values: (seeds, ...), one value per trained model.
         num_inputs: Images behind each value.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.

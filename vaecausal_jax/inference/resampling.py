@@ -55,7 +55,7 @@ def poisson_weights(key: Array, num_replicates: int, num_samples: int) -> Array:
 def sum_clusters(clusters: ArrayLike, samples: ArrayLike) -> Array:
     """Sums over images that are not independent, such as interventions on one base image.
 
-    The sums of a cluster are one independent observation each: bootstrap, flip or test those.
+    Each cluster's sum is one independent observation; bootstrap, flip or test the sums.
 
     Args:
         clusters: (images,) labels; equal ones belong together.
@@ -65,13 +65,13 @@ def sum_clusters(clusters: ArrayLike, samples: ArrayLike) -> Array:
         (..., clusters), in the order of the sorted labels.
 
     Raises:
-        ValueError: Not one label an image.
+        ValueError: Other than one label per image.
     """
     labels, members = np.unique(np.asarray(clusters), return_inverse=True)
     samples = jnp.asarray(samples)
     if np.shape(clusters) != samples.shape[-1:]:
         raise ValueError(
-            f"clusters has shape {np.shape(clusters)}, expected one label an image: "
+            f"clusters has shape {np.shape(clusters)}, expected one label per image: "
             f"{samples.shape[-1:]}."
         )
     first = jnp.moveaxis(samples, -1, 0)
@@ -319,7 +319,7 @@ def middle(values: Array, level: float) -> tuple[Array, Array]:
 
 
 def quantiles(values: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Two quantiles over the leading axis, at fractions of each column's own; NaN is left out."""
+    """Two quantiles over the leading axis, at fractions given for each column; NaN is left out."""
     ordered = jnp.sort(values, axis=0)
     last = jnp.sum(~jnp.isnan(values), axis=0) - 1
 

@@ -37,7 +37,7 @@ def claim(p_value: float, *, num_seeds: int, alpha: float = 0.05, paired: bool =
     and did. Otherwise the sentence says how many seeds are needed, whatever p was computed.
 
     Args:
-        p_value: Of a test whose sample is trained models.
+        p_value: p-value of a test whose sample is trained models.
         num_seeds: Pairs of models, or models of each group.
         alpha: Level, after any correction for the number of comparisons.
         paired: Whether seeds were compared in pairs.

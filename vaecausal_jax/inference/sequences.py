@@ -13,10 +13,10 @@ class Race(NamedTuple):
     """The units that a race kept, and what it cost.
 
     Attributes:
-        kept: (units,): not certified to be outside the best k.
+        kept: Whether each unit may be among the best k, (units,).
         settled: Whether exactly k are left.
-        count: (units,): images each unit was measured on.
-        mean: (units,): over those.
+        count: Images that each unit was measured on, (units,).
+        mean: Mean over those, (units,).
     """
 
     kept: np.ndarray
@@ -32,10 +32,10 @@ def confidence_sequence(
 
         mean_n -+ sd_n sqrt(2 (n r^2 + 1) / (n^2 r^2) ln(sqrt(n r^2 + 1) / alpha))
 
-    One may look after every image and stop when satisfied; ordinary 95% intervals looked at so miss
-    40% of the time by 2000 images. The price is 1.55 times the width where it is least, more
-    elsewhere. Nothing is promised before about 50 images, where sd_n is rough. Waudby-Smith et al.
-    2021 (arXiv:2103.06476).
+    One may look after every image and stop when satisfied; ordinary 95% intervals that are looked
+    at in this way have missed 40% of the time by 2000 images. The price is 1.55 times the width
+    where it is least, and more elsewhere. Nothing is promised before about 50 images, where sd_n is
+    rough. Waudby-Smith et al. 2021 (arXiv:2103.06476).
 
     Args:
         samples: (..., images), in the order they came in.
@@ -75,19 +75,19 @@ def race(
     batch: int = 32,
     level: float = 0.95,
 ) -> Race:
-    """Finds the k units of largest mean, and measures no further those that cannot be among them.
+    """Finds the k units of largest mean, and stops measuring those that cannot be among them.
 
     After every batch a unit is dropped whose upper end lies below the k-th largest lower end, by
     confidence sequences at a level shared among all units, so that the chance of ever dropping one
     of the best is at most 1 - level, however often one looks. A unit whose effects so far are all
-    equal has shown no spread, and is given the largest of the others': one that acts rarely is not
-    dropped before it acts. Where no unit has shown any, none is dropped.
+    equal has shown no spread, and is given the largest spread of the others, so that one that acts
+    rarely is not dropped before it acts. Where no unit has shown any spread, none is dropped.
 
     Args:
         measure: ``measure(units, start, stop)`` to effects (len(units), stop - start) on those
             images, e.g. a ``patch_units`` sweep with ``units=``.
         num_units: Units to choose from.
-        num_images: Images at most.
+        num_images: Largest number of images.
         k: How many to find.
         batch: Images between looks.
         level: Chance of keeping all of the best.

@@ -101,7 +101,7 @@ def resample_two_level(
 ) -> TwoLevel:
     """Bootstraps the mean over seeds and images; pure and traceable.
 
-    Seeds, and images if shared, are resampled with Poisson weights of their own, and the changes
+    Seeds, and images if shared, are each resampled with Poisson weights, and the changes
     of the mean are added. Images that are not shared are not resampled: the spread of the seeds'
     means holds their variance already (Davison & Hinkley 1997, section 3.8). Resampling everything
     would count ``rest`` three times (Owen, "The pigeonhole bootstrap", 2007). So the replicates

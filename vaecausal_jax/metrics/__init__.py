@@ -36,11 +36,11 @@ from vaecausal_jax.metrics.information import (
     modularity,
     mutual_information_score,
 )
+from vaecausal_jax.metrics.irs import irs
 from vaecausal_jax.metrics.votes import (
     above_chance,
     difference_features,
     factor_vae_score,
-    irs,
     z_max_variance_score,
 )
 

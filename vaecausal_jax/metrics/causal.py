@@ -2,7 +2,7 @@
 
 They take the model as functions of one code, ``respond(z) -> z`` (decode, then encode the mean) or
 ``readout(z) -> factors`` (decode, then predict factor values in [0, 1]), and map them over codes
-and interventions: close them over any model of this library or your own.
+and interventions. Close them over any model, of this library or yours.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,10 +90,11 @@ def conditioned_responses(
 def causal_disentanglement_score(responses: Array) -> Score:
     """Share of all responses that are to each latent's main factor (Leeb et al. 2022, 2106.16091).
 
-    sum_i max_j M_ji / sum M: 1 if every latent moves with one factor only, 1/F if with all alike.
+    The score is sum_i max_j M_ji / sum M: 1 if every latent moves with one factor only, 1/F if
+    every latent moves with all alike.
 
     Args:
-        responses: As from ``conditioned_responses``, (factors, latents).
+        responses: What ``conditioned_responses`` gives, (factors, latents).
 
     Returns:
         Score whose parts are the latents' shares (NaN for one that never moves) and whose matrix is
@@ -116,11 +117,11 @@ def causal_disentanglement_score(responses: Array) -> Score:
 
 
 def top_latents(association: ArrayLike, num_latents: int = 1) -> np.ndarray:
-    """The latents taken for each factor: those most associated with it.
+    """Chooses the latents of each factor: those most associated with it.
 
     Args:
         association: (latents, factors), such as ``irs(...).matrix``, which the paper of UC uses.
-        num_latents: Latents a factor; the first of equals.
+        num_latents: Latents per factor; of equals the first.
 
     Returns:
         (factors, latents) of booleans.
@@ -138,13 +139,14 @@ def top_latents(association: ArrayLike, num_latents: int = 1) -> np.ndarray:
 
 
 def unconfoundedness(chosen: ArrayLike) -> float:
-    """UC: do factors have latents of their own (Reddy et al. 2022, arXiv:2112.05746).
+    """UC: whether factors share latents (Reddy et al. 2022, arXiv:2112.05746).
 
-    One minus the mean Jaccard overlap, abs(A and B) / abs(A or B), of the latent sets of all pairs
-    of factors; two empty sets do not overlap.
+    UC is one minus the mean Jaccard overlap, abs(A and B) / abs(A or B), of the latent sets of all
+    pairs of factors; two empty sets do not overlap.
 
     Args:
-        chosen: Which latents each factor has, booleans (factors, latents), as from ``top_latents``.
+        chosen: Which latents each factor has, booleans (factors, latents), such as
+            ``top_latents`` gives.
     """
     sets = _as_sets(chosen)
     if sets.ndim != 2 or len(sets) < 2:
@@ -168,11 +170,12 @@ def _as_sets(chosen: ArrayLike) -> np.ndarray:
 def counterfactual_generativeness(
     readout: Function, codes: Array, baseline: Array, chosen: ArrayLike
 ) -> Score:
-    """CG: is a factor changed by its own latents, and by no others (Reddy et al. 2022).
+    """CG: whether a factor is changed by its latents and by no others (Reddy et al. 2022).
 
-    For each factor the average causal effect on its readout of setting its own latents to a
-    baseline, minus that of setting all others: abs of the difference, mean over factors. In [0, 1]
-    for readouts in [0, 1], such as the probability of the sample's own level (arXiv:2112.05746).
+    CG takes, for each factor, the average causal effect on its readout of setting its latents to a
+    baseline, minus that of setting all others, and averages the absolute differences over factors.
+    It lies in [0, 1] for readouts in [0, 1], such as the probability of the sample's own level
+    (arXiv:2112.05746).
 
     Args:
         readout: Code to factor readouts, (latents,) to (factors,).
@@ -182,7 +185,7 @@ def counterfactual_generativeness(
 
     Returns:
         Score whose parts are the factors' and whose matrix holds both effects, (factors, 2): of
-        the own latents and of the others.
+        the factor's latents and of the others.
     """
     own = jnp.asarray(_as_sets(chosen))
     codes = _as_codes("codes", codes)
@@ -239,7 +242,7 @@ def causal_disentanglement_metric(effects: Array, descendants: ArrayLike) -> tup
     non-descendant, generativeness the mean of abs(ACE) over pairs of a latent and a descendant.
 
     Args:
-        effects: (latents, factors), as from ``causal_effects``, of readouts in [0, 1].
+        effects: What ``causal_effects`` gives for readouts in [0, 1], (latents, factors).
         descendants: Which factors each latent should move, its own included, (latents, factors).
 
     Returns:

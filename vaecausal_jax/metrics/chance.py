@@ -84,7 +84,7 @@ def shuffle_rows(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
 
 
 def shuffle_columns(rng: np.random.Generator, codes: np.ndarray) -> np.ndarray:
-    """Breaks the tie between codes as well: each column in an order of its own."""
+    """Breaks the tie between codes as well: each column is shuffled independently."""
     return rng.permuted(codes, axis=0)
 
 

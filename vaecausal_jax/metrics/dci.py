@@ -183,7 +183,7 @@ def dci_fast(codes: ArrayLike, factors: ArrayLike, *, num_train: int | None = No
     nor the thresholds nor the trees, only how finely the same descent is stepped: boosting follows
     the product of rounds and shrinkage. On the eight reference representations D and C are within
     0.01 of scikit-learn's. Shortcuts that change more moved D further: stopping after 50 rounds by
-    0.07, 32 to 256 bins a code by 0.09, a depth-8 forest by 0.3.
+    0.07, 32 to 256 bins per code by 0.09, a depth-8 forest by 0.3.
 
     Args:
         codes: (rows, codes).
@@ -214,7 +214,7 @@ def dci_forest(
         codes: (rows, codes).
         factors: (rows, factors), of levels.
         num_train: Leading rows that train; two thirds if None.
-        num_trees: Trees a factor.
+        num_trees: Trees per factor.
         max_depth: Of each tree; None for no limit.
         seed: Of the trees.
 

@@ -21,9 +21,9 @@ class InfoMEC(NamedTuple):
     """The three scores; 1 is best, 0 is chance.
 
     Attributes:
-        modularity: InfoM: is a latent informative of one factor.
+        modularity: InfoM: whether a latent informs of one factor.
         explicitness: InfoE: share of a factor's entropy that a linear classifier explains.
-        compactness: InfoC: is a factor known to one latent.
+        compactness: InfoC: whether one latent informs of a factor.
         active: Latents that vary, (codes,).
         matrix: I(z_i; v_j) / H(v_j), (codes, factors).
     """

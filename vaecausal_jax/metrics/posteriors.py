@@ -108,9 +108,9 @@ def posterior_scores(
 ) -> dict[str, Estimate]:
     """KL, reconstruction and active units of one model, with intervals over images.
 
-    ``kl``: KL from the prior, summed over latents, nats an image (0 where images have no effect).
-    ``reconstruction``: nats an image of the decoded mean. ``units``: latents whose mean KL exceeds
-    the threshold; ``units_by_variance``: see ``effects.active_units``.
+    ``kl``: KL from the prior, summed over latents, in nats per image (0 where images have no
+    effect). ``reconstruction``: nats per image of the decoded mean. ``units``: latents whose mean
+    KL exceeds the threshold; ``units_by_variance``: see ``effects.active_units``.
 
     Args:
         key: Typed PRNG key of the bootstrap.

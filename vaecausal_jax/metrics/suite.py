@@ -28,21 +28,22 @@ from vaecausal_jax.metrics.information import (
     modularity,
     mutual_information_score,
 )
+from vaecausal_jax.metrics.irs import irs
 from vaecausal_jax.metrics.predictability import (
     beta_vae_score,
     explicitness,
     sap_continuous,
     sap_discrete,
 )
-from vaecausal_jax.metrics.votes import factor_vae_score, irs
+from vaecausal_jax.metrics.votes import factor_vae_score
 
 
 class Metric(NamedTuple):
     """A score of the suite.
 
     Attributes:
-        score: ``score(codes, factors)`` to a number, or to one a label; with ``num_train=`` too if
-            ``trains``, with the key first if ``draws``.
+        score: ``score(codes, factors)`` to a number, or to one per label; with ``num_train=`` too
+            if ``trains``, with the key first if ``draws``.
         settings: What it is and how it is set, in words.
         labels: Names of its numbers.
         trains: Whether it trains predictors, and so uses the test rows.

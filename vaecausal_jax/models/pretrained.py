@@ -7,7 +7,7 @@ The layout of github.com/YannDubs/disentangling-vae (MIT), whose dSprites checkp
     transposed    (in, out, h, w)   to  (h, w, in, out), flipped in h and w
     dense         (out, in)         to  (in, out)
     first dense after a map: inputs reordered from (channel, row, column) to (row, column, channel)
-    last dense before a map: outputs likewise
+    last dense before a map: outputs reordered from (channel, row, column) to (row, column, channel)
     mean and log-variance: one layer of 2 K outputs, interleaved
 """
 
@@ -29,65 +29,6 @@ DSPRITES_FILES = {
     "beta_tc_vae": "btcvae.npz",
 }
 """Family to file, in a folder of state dictionaries saved as npz."""
-
-REFERENCE_METRICS: tuple[str, ...] = (
-    "kl",
-    "reconstruction",
-    "units",
-    "mig",
-    "dci_gbt_disentanglement",
-    "dci_gbt_completeness",
-    "dci_gbt_informativeness",
-    "sap_discrete",
-    "factor_vae",
-    "beta_vae",
-    "modularity",
-    "explicitness",
-    "irs_binned",
-    "udr_lasso",
-)
-
-REFERENCE_SCORES: dict[str, dict[str, float | None]] = {
-    name: dict(zip(REFERENCE_METRICS, row, strict=True))
-    for name, row in {
-        "vae": (
-            *(25.20, 12.9, 10, 0.099, 0.201, 0.175, 0.454),
-            *(0.050, 0.730, 0.866, 0.853, 0.812, 0.415, 0.232),
-        ),
-        "beta_vae": (
-            *(15.30, 23.1, 10, 0.129, 0.310, 0.251, 0.588),
-            *(0.066, 0.706, 0.879, 0.838, 0.825, 0.457, 0.318),
-        ),
-        "factor_vae": (
-            *(21.92, 30.5, 9, 0.180, 0.274, 0.287, 0.446),
-            *(0.063, 0.774, 0.861, 0.833, 0.795, 0.428, 0.234),
-        ),
-        "beta_tc_vae": (
-            *(13.52, 32.8, 5, 0.133, 0.401, 0.409, 0.632),
-            *(0.041, 0.586, 0.921, 0.832, 0.897, 0.559, 0.280),
-        ),
-        "perfect": (
-            *(None, None, None, 0.896, 1.0, 1.0, 1.0),
-            *(0.244, 1.0, 1.0, 1.0, 0.987, 0.986, None),
-        ),
-        "rotated": (
-            *(None, None, None, 0.035, 0.125, 0.129, 0.487),
-            *(0.021, 0.682, 0.788, 0.793, 0.987, 0.412, None),
-        ),
-        "noise": (
-            *(None, None, None, 0.000, None, None, None),
-            *(0.002, 0.198, 0.206, 0.659, 0.500, 0.369, None),
-        ),
-    }.items()
-}
-"""What disentanglement_lib's own metric functions gave on these checkpoints: by family, by metric.
-
-Study settings on posterior means of the whole data set, redrawn: 10,000 rows to train and 5,000 to
-test, 20 bins, one run, its seed 0. ``kl`` in nats over all images, ``reconstruction`` in nats of
-the decoded mean over 23,040, ``units`` with a KL above 0.01 nats. UDR compared these four and a
-fifth model (Burgess's beta-VAE, of capacity 25 nats), so ours, of four, is another number. Of the
-reference codes the rotation is another one here.
-"""
 
 _MAP = (32, 4, 4)
 _SHAPES = {
@@ -193,7 +134,7 @@ def to_burgess(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     what the network of the public repository loads.
 
     Args:
-        params: As from ``burgess_vae((64, 64, 1)).init``, or trained.
+        params: What ``burgess_vae((64, 64, 1)).init`` gives, trained or not.
 
     Raises:
         ValueError: A layer that is missing or of another shape.
@@ -256,7 +197,7 @@ def load_dsprites_vae(folder: str | os.PathLike, family: str) -> dict[str, Any]:
     path = pathlib.Path(folder) / DSPRITES_FILES[family]
     if not path.is_file():
         raise ValueError(
-            f"no file {path}: expected the weights of a {family} as npz, one array a parameter "
+            f"no file {path}: expected the weights of a {family} as npz, one array per parameter "
             "under its PyTorch name."
         )
     try:

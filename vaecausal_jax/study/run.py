@@ -38,7 +38,8 @@ from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
 from vaecausal_jax.study.scores import score_models
 from vaecausal_jax.study.tables import Trained, effect_tables, summarise
 from vaecausal_jax.training.checkpoint import latest_step, train_resumably
-from vaecausal_jax.training.trainer import diagnose, fastest_over_seeds
+from vaecausal_jax.training.seeds import fastest_over_seeds
+from vaecausal_jax.training.trainer import diagnose
 
 Progress = Callable[[str, int, int], None]
 

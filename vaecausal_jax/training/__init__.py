@@ -4,6 +4,7 @@
 """
 
 from vaecausal_jax.training import objectives
+from vaecausal_jax.training.seeds import fastest_over_seeds, map_seeds, shard_seeds, vmap_seeds
 from vaecausal_jax.training.trainer import (
     TrainConfig,
     Trainer,
@@ -11,12 +12,8 @@ from vaecausal_jax.training.trainer import (
     check_images,
     diagnose,
     draw_batch,
-    fastest_over_seeds,
     make_train,
     make_trainer,
-    map_seeds,
-    shard_seeds,
-    vmap_seeds,
 )
 
 __all__ = [

@@ -24,13 +24,8 @@ from vaecausal_jax.json_values import difference, json_values
 from vaecausal_jax.locks import run_lock
 from vaecausal_jax.manifests import versions, write_text
 from vaecausal_jax.processes import entered_by_first, from_first, gathered, to_host, tree_from_first
-from vaecausal_jax.training.trainer import (
-    TrainConfig,
-    TrainState,
-    check_images,
-    fastest_over_seeds,
-    make_trainer,
-)
+from vaecausal_jax.training.seeds import fastest_over_seeds
+from vaecausal_jax.training.trainer import TrainConfig, TrainState, check_images, make_trainer
 
 KEEP = 2
 """Complete checkpoints that are kept; older ones are deleted."""

@@ -27,9 +27,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vaecausal_jax.circuits import scorers
+from vaecausal_jax.circuits.attribution import (
+    edge_attribution,
+    edge_integrated,
+    node_attribution,
+    node_integrated,
+)
 from vaecausal_jax.circuits.learned import learn_masks
 from vaecausal_jax.circuits.planted.network import Edge, Pairs
+from vaecausal_jax.circuits.scorers import edge_effects
 from vaecausal_jax.circuits.tasks import Task, edge_circuit, make_task, node_circuit, task_values
 from vaecausal_jax.effects import attribution
 from vaecausal_jax.effects.mediation import paired_rows, unit_mediation
@@ -109,7 +115,7 @@ def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pai
 
 
 def hessian_corrected(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
-    """AtP with its second-order term, one Hessian-vector product a unit."""
+    """AtP with its second-order term, one Hessian-vector product per unit."""
 
     def surrogate(net, *arguments):
         return attribution.hessian_corrected(net, *arguments).estimate
@@ -158,7 +164,7 @@ def random(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
 def edge_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     """Exact effects of single edges along TE, both directions, the larger counting."""
     task = _task(forward, params, sites, pairs)
-    edges = _sizes(scorers.edge_effects(task))
+    edges = _sizes(edge_effects(task))
     num = sum(values.size for values in edges.values())
     return Scores({}, edges, passes=2.0 * len(pairs.eps) * (num + len(edges)))
 
@@ -167,8 +173,8 @@ def eap(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     """Gradients at the target run: attribution patching of nodes and of edges (EAP)."""
     task = _task(forward, params, sites, pairs)
     return Scores(
-        _sizes(scorers.node_attribution(task)),
-        _sizes(scorers.edge_attribution(task)),
+        _sizes(node_attribution(task)),
+        _sizes(edge_attribution(task)),
         passes=float(len(pairs.eps) * (2 + BACKWARD)),
     )
 
@@ -177,8 +183,8 @@ def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     """Gradients along the inputs' path, five nodes: EAP-IG of nodes and of edges."""
     task = _task(forward, params, sites, pairs)
     return Scores(
-        _sizes(scorers.node_integrated(task)),
-        _sizes(scorers.edge_integrated(task)),
+        _sizes(node_integrated(task)),
+        _sizes(edge_integrated(task)),
         passes=float(len(pairs.eps) * (2 + 5 * (1 + BACKWARD))),
     )
 

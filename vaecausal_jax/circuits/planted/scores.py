@@ -1,16 +1,20 @@
 """How well what was found agrees with what was planted: ranks, calls, sizes, modules and graphs.
 
-NumPy and SciPy only. NaN scores, of what a finder could not judge, rank below all others. A score
-that has nothing to be about, such as the area under a curve without any negative, is NaN.
+The usual scores are scikit-learn's, for inputs that it refuses too. NaN scores, of what a finder
+could not judge, rank below all others. A score that has nothing to be about, such as the area under
+a curve without any negative, is NaN. Needs the ``study`` extra.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
-from scipy import special, stats
+from scipy import stats
+from sklearn import metrics
 
+from vaecausal_jax.circuits.partitions import checked_labels
 from vaecausal_jax.inference import Estimate
 
 CALL_THRESHOLD = 0.01
@@ -25,11 +29,9 @@ def auroc(scores: ArrayLike, truth: ArrayLike) -> float:
         truth: Booleans of that shape.
     """
     scores, truth = _ranked(scores, truth)
-    num_true, num_false = truth.sum(), (~truth).sum()
-    if num_true == 0 or num_false == 0:
+    if truth.all() or not truth.any():
         return float("nan")
-    ranks = stats.rankdata(scores)[truth].sum()
-    return float((ranks - num_true * (num_true + 1) / 2) / (num_true * num_false))
+    return float(metrics.roc_auc_score(truth, scores))
 
 
 def average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -42,13 +44,7 @@ def average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
         truth: Booleans of that shape.
     """
     scores, truth = _ranked(scores, truth)
-    if not truth.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(truth[order])
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
-    found, taken = found[last_of_tie], np.flatnonzero(last_of_tie) + 1
-    return float(np.sum(np.diff(found, prepend=0) * found / taken) / truth.sum())
+    return float(metrics.average_precision_score(truth, scores)) if truth.any() else float("nan")
 
 
 def called(scores: ArrayLike, *, threshold: float = CALL_THRESHOLD) -> np.ndarray:
@@ -115,15 +111,9 @@ def adjusted_rand(found: ArrayLike, truth: ArrayLike) -> float:
 
     Args:
         found: Integer labels, (nodes,); a negative label is a module of its own.
-        truth: Likewise.
+        truth: The true labels, (nodes,).
     """
-    table = _contingency(found, truth)
-    both = special.binom(table, 2).sum()
-    rows, columns = (special.binom(table.sum(axis), 2).sum() for axis in (1, 0))
-    total = special.binom(table.sum(), 2)
-    expected = rows * columns / total if total > 0 else 0.0
-    most = (rows + columns) / 2
-    return 1.0 if most == expected else float((both - expected) / (most - expected))
+    return _agreement(metrics.adjusted_rand_score, found, truth)
 
 
 def normalised_mutual_information(found: ArrayLike, truth: ArrayLike) -> float:
@@ -131,19 +121,15 @@ def normalised_mutual_information(found: ArrayLike, truth: ArrayLike) -> float:
 
     Args:
         found: See ``adjusted_rand``.
-        truth: Likewise.
+        truth: The true labels, (nodes,).
     """
-    joint = _contingency(found, truth) / np.size(truth)
-    first, second = (special.entr(joint.sum(axis)).sum() for axis in (1, 0))
-    mutual = first + second - special.entr(joint).sum()
-    return 1.0 if first + second == 0 else float(np.clip(2 * mutual / (first + second), 0, 1))
+    return _agreement(metrics.normalized_mutual_info_score, found, truth)
 
 
 def f1(found: ArrayLike, truth: ArrayLike) -> float:
     """Harmonic mean of precision and recall; 1 where there is nothing to find and nothing found."""
     found, truth = _paired_booleans(found, truth)
-    size = found.sum() + truth.sum()
-    return float(2 * np.sum(found & truth) / size) if size > 0 else 1.0
+    return float(metrics.f1_score(truth, found)) if np.any(found | truth) else 1.0
 
 
 def roles_f1(found: Any, truth: Mapping[str, ArrayLike]) -> float:
@@ -199,16 +185,15 @@ def _ranked(scores: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray
     if np.asarray(truth).dtype != bool:
         raise ValueError(f"truth is {np.asarray(truth).dtype}, expected booleans.")
     scores, truth = _paired(scores, truth)
-    return np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf), truth.astype(bool)
+    # Ranks have the order and the ties of the scores, and are finite.
+    scores = np.nan_to_num(scores, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    return stats.rankdata(scores), truth.astype(bool)
 
 
-def _contingency(found: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """How many nodes have each pair of labels."""
-    positions = []
-    for labels in _paired(found, truth):
-        alone = labels < 0
-        own = np.where(alone, labels.max() + 1 + np.cumsum(alone), labels)
-        positions.append(np.unique(own, return_inverse=True)[1])
-    table = np.zeros([position.max() + 1 for position in positions])
-    np.add.at(table, tuple(positions), 1)
-    return table
+def _agreement(score: Callable[..., float], found: ArrayLike, truth: ArrayLike) -> float:
+    """A score of two partitions, each negative label a module of its own."""
+    found, truth = (checked_labels(a.astype(int), len(a)) for a in _paired(found, truth))
+    with warnings.catch_warnings():
+        # Many lone nodes are as many classes, of which scikit-learn warns.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return float(score(truth, found))

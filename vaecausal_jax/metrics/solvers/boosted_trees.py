@@ -163,7 +163,7 @@ def _sort(train: np.ndarray, test: np.ndarray) -> _Sorted:
 def _add_round(forest, columns, target, member, sizes, depth, learning_rate) -> _Forest:
     """One tree a class: all columns of ``target`` at once.
 
-    In several programs: as one, XLA would sort the residuals anew inside each pass over them.
+    It is several programs: in one, XLA would sort the residuals again inside each pass over them.
     """
     residual, weight, sorted_residual = _residuals(forest.train, columns, target, sizes)
     grown = _Grown(

@@ -1,7 +1,7 @@
 """Multinomial logistic regression by Newton's method, each step a few passes over the rows.
 
 For the 40 levels of an orientation scikit-learn's Newton solver builds a Hessian of (classes *
-codes)^2 entries a step, and its L-BFGS stops after 100 passes, short of the optimum. Here
+codes)^2 entries per step, and its L-BFGS stops after 100 passes, short of the optimum. Here
 conjugate gradients take each step, in a basis in which the Hessian is, where the fit starts, the
 identity between classes: a few products with it are enough.
 """

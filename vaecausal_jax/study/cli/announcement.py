@@ -14,7 +14,8 @@ from vaecausal_jax.data import num_images
 from vaecausal_jax.study.cli.progress import INTERVAL, Progress, counted, duration
 from vaecausal_jax.study.config import Family, family_title, train_config
 from vaecausal_jax.study.run import Plan
-from vaecausal_jax.training.trainer import fastest_over_seeds, make_trainer
+from vaecausal_jax.training.seeds import fastest_over_seeds
+from vaecausal_jax.training.trainer import make_trainer
 
 LONG_TRAINING = 5_000_000
 """Images above which steps are timed before training starts: half an hour or more on a laptop."""

@@ -34,9 +34,10 @@ from vaecausal_jax.circuits.effect_graphs import (
     effect_graph,
     found_edges,
 )
+from vaecausal_jax.circuits.masks import num_parts
 from vaecausal_jax.circuits.scorers import Arms, node_samples
 from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
-from vaecausal_jax.circuits.tasks import Task, num_parts
+from vaecausal_jax.circuits.tasks import Task
 from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate

@@ -21,10 +21,11 @@ from vaecausal_jax.inference import Estimate
 from vaecausal_jax.metrics.arrays import split_rows
 from vaecausal_jax.metrics.chance import reference_codes
 from vaecausal_jax.metrics.posteriors import Posteriors, encode, posterior_scores
+from vaecausal_jax.metrics.public_scores import REFERENCE_SCORES
 from vaecausal_jax.metrics.suite import METRICS, QUICK, score_suite
 from vaecausal_jax.metrics.udr import udr_lasso
 from vaecausal_jax.models import Model, burgess_vae
-from vaecausal_jax.models.pretrained import DSPRITES_FILES, REFERENCE_SCORES, load_dsprites_vae
+from vaecausal_jax.models.pretrained import DSPRITES_FILES, load_dsprites_vae
 from vaecausal_jax.processes import is_first
 from vaecausal_jax.study.cli.metric_tables import as_json, comparison_table, full_name, metric_table
 from vaecausal_jax.study.cli.progress import Progress, counted, make_console, show_progress

@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 from vaecausal_jax.circuits.by_factor import FactorMap
 from vaecausal_jax.circuits.effect_graphs import FACTORS, EffectGraph, found_edges
 from vaecausal_jax.circuits.evaluation import Curve
+from vaecausal_jax.circuits.masks import Masks
 from vaecausal_jax.circuits.motifs import Motif
 from vaecausal_jax.circuits.structure import GraphStructure
-from vaecausal_jax.circuits.tasks import Masks
 from vaecausal_jax.study.report.drawing import STYLE
 
 POSITIVE, NEGATIVE, IDLE = "#B2182B", "#2166AC", "#D0D0D0"
