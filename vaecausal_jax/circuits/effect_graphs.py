@@ -339,9 +339,7 @@ def _factor_effects(
     targets = [target for source, target in task.wires.pairs if source == INPUT]
 
     def change(x0, x1, eps, step):
-        before = natural_values(
-            task.forward, task.params, task.wires, x0, eps, outcome=task.outcome
-        )
+        before = natural_values(task.net, task.wires, x0, eps, outcome=task.outcome)
         run = {**before, INPUT: x1}
         results = {}
         for target in targets:
