@@ -17,7 +17,7 @@ def test_examples_of_the_readme_run_as_printed(capsys):
     assert "decoder/conv0" in capsys.readouterr().out
     assert (namespace["plain"].outputs != namespace["ablated"].outputs).any()
     assert namespace["mediated"].value.shape == (8,)
-    assert list(namespace["sites"]) == ["hidden"]
+    assert list(namespace["net"].sites) == ["hidden"]
 
 
 def test_top_level_import_loads_no_optional_dependency():
