@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from public_api import public_functions
 
 from vaecausal_jax import list_sites
 from vaecausal_jax.interventions.evaluation_mode import check_evaluation
@@ -240,3 +241,13 @@ def test_branches_are_looked_into(of_branch):
 
     with pytest.raises(ValueError, match=MEAN if of_branch else "draws random numbers"):
         from_named(function).sites(2.0, X, EPS)
+
+
+def test_every_way_into_the_library_is_tried_here():
+    """A new adapter, or another way to list the sites of a forward, needs its own law above."""
+    ways = {
+        name.rpartition(".")[2]
+        for name in public_functions()
+        if name.startswith("models.adapters.") and ".from_" in name
+    }
+    assert ways == {"from_named", "from_linen", "from_nnx", "from_equinox"}
