@@ -16,7 +16,7 @@ from score_calls import call
 
 from vaecausal_jax.data import splits, sprites
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.metrics import dci
+from vaecausal_jax.metrics import dci, suite
 from vaecausal_jax.metrics.arrays import check_row_order
 from vaecausal_jax.training import trainer
 
@@ -150,3 +150,13 @@ def test_batches_and_held_out_rows_of_ordered_data_are_drawn_from_all_of_it():
     world = sprites(16, num_scales=2, num_orientations=3, num_positions=4)
     levels = np.asarray(splits.held_out_rows(jax.random.key(0), world, 300))
     assert [len(np.unique(column)) for column in levels.T] == [f.size for f in world.factors]
+
+
+def test_a_suite_of_scores_without_training_refuses_sorted_rows_too():
+    rows = np.random.default_rng(0).permutation(120)
+    factors = np.stack([np.repeat(np.arange(3), 40), np.tile(np.arange(4), 30)], axis=1)
+    codes = factors + np.random.default_rng(1).normal(size=factors.shape) / 4
+    options = {"names": ("mig",), "num_replicates": 0, "num_shuffles": 0}
+    assert dict(suite.score_suite(jax.random.key(0), codes[rows], factors[rows], **options))
+    with pytest.raises(ValueError, match="factor 0 has level"):
+        suite.score_suite(jax.random.key(0), codes, factors, **options)

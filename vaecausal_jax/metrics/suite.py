@@ -16,7 +16,12 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.metrics.arrays import check_codes, factor_levels, split_rows
+from vaecausal_jax.metrics.arrays import (
+    check_codes,
+    check_row_order,
+    factor_levels,
+    split_rows,
+)
 from vaecausal_jax.metrics.chance import estimate_score, shuffle_columns, shuffle_rows
 from vaecausal_jax.metrics.dci import DCI, dci_boosted, dci_fast, dci_forest, dci_gbt, dci_lasso
 from vaecausal_jax.metrics.gaussian import gaussian_total_correlation, gaussian_wasserstein
@@ -167,8 +172,8 @@ def score_suite(
         Iterator over names and their estimates, by label.
 
     Raises:
-        ValueError: At once: an unknown name, codes and factors that cannot be scored, or a factor
-            with one level among the rows that are.
+        ValueError: At once: an unknown name, codes and factors that cannot be scored, a factor with
+            one level among the rows that are, or rows in an order, see ``check_row_order``.
     """
     for name in names:
         if name not in METRICS:
@@ -184,6 +189,7 @@ def score_suite(
     levels = factor_levels(factors, len(codes), least=2).index
     if not all(METRICS[name].draws for name in names):
         _check_scored(levels, num_train)
+        check_row_order(codes, levels, num_train)
     vote_key, resample_key = jax.random.split(key)
 
     def estimate(metric: Metric) -> dict[str, Estimate]:
