@@ -87,6 +87,7 @@ OF_ONE_RUN = {
     "effects.paths.sequential_effects",
     "effects.paths.wiring",
     "circuits.planted.network.autoencoder",
+    "interventions.bound.bind",
     "interventions.sites.list_sites",
 }
 """These take one run without a leading axis: what does not fit is refused by the network."""

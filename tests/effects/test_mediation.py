@@ -356,4 +356,4 @@ def test_an_outcome_chooses_what_is_mediated(pairs):
 def test_sites_that_do_not_fit_are_refused(call, site, message, pairs):
     model, (params, *run) = FAMILIES["vq"], pairs["vq"]
     with pytest.raises(ValueError, match=message):
-        call(model.forward, params, model.sites, site, *run)
+        call(model.bind(params), site, *run)

@@ -25,6 +25,7 @@ from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects
 from vaecausal_jax.effects.strengths import StrengthSamples
 from vaecausal_jax.factors.interchange import Swapped
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 from vaecausal_jax.metrics import mig
 from vaecausal_jax.metrics.chance import estimate_score
@@ -166,6 +167,7 @@ ARGUMENTS: dict[str, Callable[[Edge], Any]] = {
     "references": lambda e: {"zero": task_values(task_of(e), jnp.zeros((e.num, 2)))},
     "scores": lambda e: {"latent/z": np.array([1.0, 0.5])},
     "margin": lambda e: 0.1,
+    "net": lambda e: BoundModel(forward, None, SITES),
     "forward": lambda e: forward,
     "params": lambda e: None,
     "sites": lambda e: SITES,
@@ -198,8 +200,8 @@ ARGUMENTS: dict[str, Callable[[Edge], Any]] = {
     "confidence_sequence.samples": lambda e: e.rows(2),
     "bootstrap_two_level.samples": lambda e: e.rows(3, 2),
     "classify_units.samples": lambda e: e.rows(2, 2),
-    "factors.factor_graphs.samples": lambda e: e.rows(2, 2),
-    "factors.factor_graphs.names": lambda e: None,
+    "factor_graph.samples": lambda e: e.rows(2, 2),
+    "factor_graph.names": lambda e: None,
     "tensor_estimate.samples": lambda e: {"a": e.rows(2, 2)},
     "selection_stability.samples": lambda e: {"a": e.rows(2)},
     "estimate_strengths.samples": strength_samples,
@@ -359,7 +361,7 @@ def observe(name: str, edge: Edge) -> list[str]:
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_intervals_at_the_edge_hold_their_estimate_or_say_that_there_is_none(name):
     wrong, good = [], False
-    runs_network = {"forward", "task"} & set(inspect.signature(ESTIMATORS[name]).parameters)
+    runs_network = {"forward", "net", "task"} & set(inspect.signature(ESTIMATORS[name]).parameters)
     for label, edge in EDGES.items():
         if edge.num < 5 or edge.options:
             if edge.num > 1 and not name.startswith(OWN_INTERVALS):

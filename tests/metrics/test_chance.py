@@ -227,9 +227,9 @@ import sys
 sys.modules["sklearn"] = None  # Any import of it fails.
 import numpy as np
 import vaecausal_jax
-from vaecausal_jax import disentanglement
+from vaecausal_jax import metrics
 x = np.arange(20)[:, None] // [10, 5, 2]
-assert disentanglement.mig(x, x).value > 0
-assert disentanglement.irs(x, x).value > 0
+assert metrics.mig(x, x).value > 0
+assert metrics.irs(x, x).value > 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -248,7 +248,8 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
 jax.config.update("jax_compilation_cache_dir", sys.argv[4])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 import numpy as np, optax
-from vaecausal_jax import checkpoint, models, objectives, training
+from vaecausal_jax import models, objectives, training
+from vaecausal_jax.training import checkpoint
 
 write = checkpoint.write_text
 def slowly(path, text):  # widens the moment between the data and its manifest

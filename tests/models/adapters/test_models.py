@@ -135,7 +135,9 @@ def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_fol
             np.testing.assert_allclose(list(got), list(expected), rtol=1e-4, atol=1e-6)
     # The same by the general mediator, which replaces by a mask and not by a box.
     points = jnp.arange(6)
-    mediated = mediation.mediate(case.bind(params), unit_mediator(sites, name), points, x0, x1, eps)
+    mediated = mediation.mediate(
+        BoundModel(case.forward, params), unit_mediator(sites, name), points, x0, x1, eps
+    )
     np.testing.assert_allclose(mediated.gram.total_total, grams.total_total, rtol=1e-4, atol=1e-6)
 
 
