@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vaecausal_jax.data import Dataset
 from vaecausal_jax.effects import attribution, mediation, support
 from vaecausal_jax.interventions import set_to
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import outputs
 from vaecausal_jax.models import Model
 from vaecausal_jax.rows import check_pairs, check_rows
@@ -59,10 +60,8 @@ def unit_patching(
         site = model.sites[name]
 
         def compute(inputs, index):
-            params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
-            gram = mediation.unit_mediation(
-                model.bind(params), name, x0, x1, eps, units=index, mesh=mesh
-            )
+            net, *pairs = _bound(model, inputs)
+            gram = mediation.unit_mediation(net, name, *pairs, units=index, mesh=mesh)
             return {**gram._asdict(), "support": _pair_support(model, name, inputs, index)}
 
         num_units = site.num_parts
@@ -397,20 +396,25 @@ def _pair_inputs(params: Any, x0: Array, x1: Array, eps: Array) -> dict[str, Any
     return {"params": params, "x0": x0, "x1": x1, "eps": eps}
 
 
+def _bound(model: Model, inputs: Mapping[str, Any]) -> tuple[BoundModel, Array, Array, Array]:
+    """The network, and the pairs, of the inputs of a part."""
+    return model.bind(inputs["params"]), inputs["x0"], inputs["x1"], inputs["eps"]
+
+
 def _inner_sites(model: Model) -> list[str]:
     """All sites but the last, the outputs themselves."""
     return list(model.sites)[:-1]
 
 
 def _paired_rows(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
-    params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
-    return mediation.paired_rows(model.bind(params), name, x0, x1, eps, outputs)
+    net, *pairs = _bound(model, inputs)
+    return mediation.paired_rows(net, name, *pairs, outputs)
 
 
 def _pairs(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
     """Rows with both arms of a pair together: (pairs, 2, ...)."""
-    params, x0, x1, eps = (inputs[key] for key in ("params", "x0", "x1", "eps"))
-    return mediation.pair_rows(model.bind(params), name, x0, x1, eps, outputs)
+    net, *pairs = _bound(model, inputs)
+    return mediation.pair_rows(net, name, *pairs, outputs)
 
 
 def _pair_support(model: Model, name: str, inputs: Mapping[str, Any], units: Array) -> Array:
