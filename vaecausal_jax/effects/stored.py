@@ -60,8 +60,8 @@ def unit_patching(
         site = model.sites[name]
 
         def compute(inputs, index):
-            net, *pairs = _bound(model, inputs)
-            gram = mediation.unit_mediation(net, name, *pairs, units=index, mesh=mesh)
+            net, x0, x1, eps = _bound(model, inputs)
+            gram = mediation.unit_mediation(net, name, x0, x1, eps, units=index, mesh=mesh)
             return {**gram._asdict(), "support": _pair_support(model, name, inputs, index)}
 
         num_units = site.num_parts
@@ -407,14 +407,14 @@ def _inner_sites(model: Model) -> list[str]:
 
 
 def _paired_rows(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
-    net, *pairs = _bound(model, inputs)
-    return mediation.paired_rows(net, name, *pairs, outputs)
+    net, x0, x1, eps = _bound(model, inputs)
+    return mediation.paired_rows(net, name, x0, x1, eps, outputs)
 
 
 def _pairs(model: Model, name: str, inputs: Mapping[str, Any]) -> Rows:
     """Rows with both arms of a pair together: (pairs, 2, ...)."""
-    net, *pairs = _bound(model, inputs)
-    return mediation.pair_rows(net, name, *pairs, outputs)
+    net, x0, x1, eps = _bound(model, inputs)
+    return mediation.pair_rows(net, name, x0, x1, eps, outputs)
 
 
 def _pair_support(model: Model, name: str, inputs: Mapping[str, Any], units: Array) -> Array:
