@@ -28,6 +28,8 @@ import statistics
 import tempfile
 import time
 
+from vaecausal_jax.sweeps.grid import over_devices
+
 # Threads of PyTorch that wait must not take the processor from who is timed next.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -56,7 +58,7 @@ def with_vaecausal_jax(model, params, site, x, eps, donor):
         site,
         Rows(x, eps, natural, source, clean.outputs),
         lambda logits, row: jnp.sum((logits - row.clean) ** 2),
-        mesh=jax.sharding.Mesh(jax.devices(), ("contexts",)),
+        sweep=over_devices(),
     )
 
 

@@ -21,6 +21,7 @@ compares what XLA counts in ours for one image, elementwise work and the clean r
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -45,8 +46,9 @@ from benchmarks.sweep import (
 from vaecausal_jax import models
 from vaecausal_jax.circuits.effect_graphs import pair_effects
 from vaecausal_jax.circuits.tasks import make_task, task_values
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import Block, sweep
 
 PEERS = ("hooks", "restart")
 
@@ -59,17 +61,15 @@ class Ours:
         dense = ("encoder/dense0", "decoder/dense1", "latent/mean", "latent/logvar")
         left_out = ("input/image", "decoder/logits", *dense)
         nodes = [name for name in model.sites if name not in left_out]
-        task = make_task(
-            model.forward, self.params, model.sites, donor, self.x, self.eps, nodes=nodes
-        )
+        task = make_task(model.bind(self.params), Pairs(donor, self.x, self.eps), nodes=nodes)
         self.task = task
         self.pairs = [p for p in task.wires.pairs if INPUT not in p and OUTCOME not in p]
         self.units = {name: task.wires.nodes[name].num_units for name in nodes}
         start = time.perf_counter()
 
         def prepare(params):
-            given = task._replace(params=params)
-            return task_values(given, task.x1), task_values(given, task.x0)
+            given = task._replace(net=task.net.with_params(params))
+            return task_values(given, task.pairs.x1), task_values(given, task.pairs.x0)
 
         self.prepare = jax.jit(prepare).lower(self.params).compile()
         runs = self.prepare(self.params)
@@ -79,15 +79,17 @@ class Ours:
         for pair in self.pairs:
             progress(f"compiling {pair[0]} -> {pair[1]}")
             self.programs[pair] = (
-                self._program(task, pair, mesh).lower(self.params, *runs).compile()
+                self._program(task, pair, mesh=mesh).lower(self.params, *runs).compile()
             )
         self.compile_seconds = time.perf_counter() - start
 
     @staticmethod
-    def _program(task, pair, mesh=None, block=None):
+    def _program(task, pair, **how):
+        swept = functools.partial(sweep, **how)
+
         def effects(params, natural, donor):
-            given = task._replace(params=params)
-            squared, signed = pair_effects(given, pair, natural, donor, mesh=mesh, block=block)
+            given = task._replace(net=task.net.with_params(params))
+            squared, signed = pair_effects(given, pair, natural, donor, sweep=swept)
             return squared.mean(1), signed.mean(1)
 
         return jax.jit(effects)
@@ -108,7 +110,7 @@ class Ours:
         total = 0.0
         for pair in self.pairs:
             one = self.task.take([0])
-            runs = task_values(one, one.x1), task_values(one, one.x0)
+            runs = task_values(one, one.pairs.x1), task_values(one, one.pairs.x0)
             program = self._program(one, pair, block=Block(self.units[pair[0]], 1))
             cost = program.lower(self.params, *runs).compile().cost_analysis() or {}
             total += cost.get("flops", float("nan"))
@@ -116,7 +118,7 @@ class Ours:
 
     def least_flops(self):
         """Arithmetic of one image: per sender, a rank-one update and the later layers."""
-        costs = layer_flops(self.task.forward.__self__, self.params)
+        costs = layer_flops(self.task.net.forward.__self__, self.params)
         chain, total = list(costs), 0.0
         for source, target in self.pairs:
             between = chain[chain.index(source) + 1 : chain.index(target) + 1]

@@ -25,6 +25,7 @@ what a sweep's share of peak leaves (`benchmarks.sweep`).
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import platform
@@ -37,8 +38,10 @@ import jax.numpy as jnp
 
 from benchmarks.sweep import MatrixProducts, over_all_units, patch_flops, progress, swept_sites
 from vaecausal_jax import inference, models
-from vaecausal_jax.data import factor_names, images, minimal_pairs, shapes3d_standin
-from vaecausal_jax.effects import mediation, mediation_estimates, strengths
+from vaecausal_jax.data import factor_names, images, minimal_levels, shapes3d_standin
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation, mediation_estimates, strengths
+from vaecausal_jax.sweeps.grid import sweep
 
 NUM_DOSES = 3
 BATCH = 64
@@ -49,7 +52,7 @@ def make_pairs(data, num):
     """Minimal pairs of every factor, all pairs of a factor together: (x0, x1)."""
     names = factor_names(data)
     keys = jax.random.split(jax.random.key(0), len(names))
-    rows = [minimal_pairs(k, data, n, num) for k, n in zip(keys, names, strict=True)]
+    rows = [minimal_levels(k, data, n, num) for k, n in zip(keys, names, strict=True)]
     render = jax.jit(images)
     ends = zip(*rows, strict=True)
     return tuple(render(data, jnp.concatenate(end)) for end in ends)
@@ -83,7 +86,12 @@ class Mediation:
             progress(f"compiling {name}")
 
             def run(params, x0, x1, eps, name=name):
-                return mediation.unit_mediation(model.bind(params), name, x0, x1, eps, mesh=mesh)
+                return mediation.unit_mediation(
+                    model.bind(params),
+                    Pairs(x0, x1, eps),
+                    name,
+                    sweep=functools.partial(sweep, mesh=mesh),
+                ).values
 
             first = [a[: self.batch] for a in pairs]
             self.programs[name] = jax.jit(run).lower(params, *first).compile()
@@ -146,7 +154,7 @@ def estimate_table(grams, samples, num_factors):
             own = jax.tree.map(lambda a, f=factor: a[:, f], by_factor)
             found = mediation_estimates.estimate_mediation(
                 key,
-                mediation.Mediated(own, None, jnp.zeros(())),
+                decompositions.Mediated(own, None, jnp.zeros(())),
                 intervention=name,
                 num_flips=999,
             )

@@ -61,7 +61,7 @@ def build(levels, num_steps):
 def run(finder, network, num_pairs):
     """A finder's scores on fresh pairs of a network."""
     pairs = network.sample(jax.random.key(0), num_pairs)
-    return jax.device_get(finder(network.forward, network.params, network.sites, pairs))
+    return jax.device_get(finder(network.net, pairs))
 
 
 def flat(parts, names):

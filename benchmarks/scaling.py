@@ -14,6 +14,7 @@ layers after a site, so less than in proportion to the sites.
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -131,7 +132,7 @@ def devices_table():
                 SITE,
                 rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2),
-                mesh=mesh,
+                sweep=functools.partial(sweep, mesh=mesh),
             )
 
         seconds, _ = timed(swept, params, patched, rounds=5)

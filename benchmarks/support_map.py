@@ -19,6 +19,7 @@ The second form joins what several versions of JAX printed into a page of the do
 import argparse
 import collections
 import contextlib
+import functools
 import json
 import pathlib
 import sys
@@ -35,6 +36,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from vaecausal_jax import interventions as iv
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediation, mediators, unit_effects
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape
@@ -285,7 +287,9 @@ def swept(effect: Callable[..., Any], reduction: Any = None):
         )
         return jax.tree.map(
             np.asarray,
-            patching.patch_units(net.bound, "h", rows, effect, reduction=reduction),
+            patching.patch_units(
+                net.bound, "h", rows, effect, sweep=functools.partial(sweep, reduction=reduction)
+            ),
         )
 
     return ours
@@ -417,7 +421,9 @@ METHODS: dict[str, Method] = {
     ),
     "unit_mediation": Method(
         whole_sweep(
-            lambda net, s: jnp.stack(mediation.unit_mediation(net.bound, "h", X, DONOR_X, EPS))
+            lambda net, s: jnp.stack(
+                mediation.unit_mediation(net.bound, Pairs(X, DONOR_X, EPS), "h").values
+            )
         ),
         gram_oracle,
         zero,
@@ -427,11 +433,9 @@ METHODS: dict[str, Method] = {
             lambda net, s: (
                 mediation.mediate(
                     net.bound,
+                    Pairs(X, DONOR_X, EPS),
                     mediators.group(net.sites, "h"),
                     jnp.eye(UNITS, dtype=bool),
-                    X,
-                    DONOR_X,
-                    EPS,
                 ).gram.total_pure
             )
         ),
@@ -441,7 +445,9 @@ METHODS: dict[str, Method] = {
     "resample_effects": Method(
         whole_sweep(
             lambda net, s: (
-                unit_effects.resample_effects(net.bound, "h", X, EPS, jnp.asarray(s.donor)).squared
+                unit_effects.resample_effects(
+                    net.bound, X, EPS, {"h": jnp.asarray(s.donor)}
+                ).values.squared
             )
         ),
         shares,
@@ -451,8 +457,8 @@ METHODS: dict[str, Method] = {
         whole_sweep(
             lambda net, s: (
                 unit_effects.shift_effects(
-                    net.bound, "h", X, EPS, jnp.full(UNITS, 2, s.dtype)
-                ).squared
+                    net.bound, X, EPS, {"h": jnp.full(UNITS, 2, s.dtype)}
+                ).values.squared
             )
         ),
         lambda s: np.stack(

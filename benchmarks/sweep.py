@@ -57,7 +57,7 @@ from flax import traverse_util
 from vaecausal_jax import models
 from vaecausal_jax.data import sample_images, sprites
 from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.sweeps import patching
+from vaecausal_jax.sweeps import grid, patching
 
 PEERS = ("hooks", "restart", "pyvene", "pyvene_cached", "nnsight")
 
@@ -80,10 +80,9 @@ def our_effects(model, name, params, rows):
     def squared_change(logits, row):
         return jnp.sum((logits - row.clean) ** 2)
 
-    sites, mesh = model.sites, our_mesh(len(rows.x))
-    return patching.patch_units(
-        BoundModel(model.forward, params, sites), name, rows, squared_change, mesh=mesh
-    )
+    swept = functools.partial(grid.sweep, mesh=our_mesh(len(rows.x)))
+    net = BoundModel(model.forward, params, model.sites)
+    return patching.patch_units(net, name, rows, squared_change, sweep=swept)
 
 
 def our_mesh(num_images):

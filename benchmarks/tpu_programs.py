@@ -38,6 +38,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from vaecausal_jax.data.pairs import Pairs
+
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
@@ -179,9 +181,12 @@ def sharded_step(mesh: Mesh) -> Program:
 
 def unit_sweep(mesh: Mesh, site: str) -> Program:
     """Every unit of a site patched between pairs, both ways."""
+    swept = functools.partial(grid.sweep, mesh=mesh)
 
     def run(params, x0, x1, eps):
-        return mediation.unit_mediation(MODEL.bind(params), site, x0, x1, eps, mesh=mesh)
+        return mediation.unit_mediation(
+            MODEL.bind(params), Pairs(x0, x1, eps), site, sweep=swept
+        ).values
 
     layers, patches = costs()
     units = MODEL.sites[site].num_units
@@ -191,10 +196,13 @@ def unit_sweep(mesh: Mesh, site: str) -> Program:
 
 def latent_sweep(mesh: Mesh) -> Program:
     """Every latent shifted by one standard deviation of the prior."""
+    swept = functools.partial(grid.sweep, mesh=mesh)
 
     def run(params, x, eps):
         dose = jnp.ones(MODEL.sites["latent/z"].num_units)
-        return shift_effects(MODEL.bind(params), "latent/z", x, eps, dose, mesh=mesh).squared
+        return shift_effects(
+            MODEL.bind(params), x, eps, {"latent/z": dose}, sweep=swept
+        ).values.squared
 
     layers, patches = costs()
     units = MODEL.sites["latent/z"].num_units
@@ -207,11 +215,13 @@ def effect_graph(mesh: Mesh) -> Program:
     """All edges between the two dense layers and the first map of the decoder."""
     nodes = ("decoder/dense0", "decoder/dense1", "decoder/conv0")
 
+    swept = functools.partial(grid.sweep, mesh=mesh)
+
     def run(params, x, donor, eps):
-        task = make_task(MODEL.forward, params, MODEL.sites, donor, x, eps, nodes=nodes)
-        natural, given = task_values(task, task.x1), task_values(task, task.x0)
+        task = make_task(MODEL.bind(params), Pairs(donor, x, eps), nodes=nodes)
+        natural, given = task_values(task, task.pairs.x1), task_values(task, task.pairs.x0)
         return {
-            pair: pair_effects(task, pair, natural, given, mesh=mesh)
+            pair: pair_effects(task, pair, natural, given, sweep=swept)
             for pair in task.wires.pairs
             if INPUT not in pair and OUTCOME not in pair
         }

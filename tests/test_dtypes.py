@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import interventions as vi
-from vaecausal_jax.effects import mediation, unit_effects
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation, unit_effects
 from vaecausal_jax.inference import bootstrap_ratio
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.bound import BoundModel
@@ -35,8 +36,10 @@ def linear(size, dtype=jnp.float32):
 def shares(size, dtype=jnp.float32):
     """Estimated proportion mediated by each unit."""
     forward, sites = linear(size, dtype)
-    grams = mediation.unit_mediation(BoundModel(forward, None, sites), "h", X0, X1, EPS)
-    found = mediation.mediation_shares(grams)
+    grams = mediation.unit_mediation(
+        BoundModel(forward, None, sites), Pairs(X0, X1, EPS), "h"
+    ).values
+    found = decompositions.mediation_shares(grams)
     return bootstrap_ratio(KEY, found.noising, found.denominator, intervention="patch")
 
 
@@ -73,7 +76,9 @@ def test_outcomes_of_hundreds_in_half_precision_keep_their_shares(dtype):
 def test_total_index_of_tiny_and_huge_outcomes_is_the_same_or_nan_with_a_reason():
     def index(size):
         forward, sites = linear(size)
-        found = unit_effects.resample_effects(BoundModel(forward, None, sites), "h", X0, EPS, X1)
+        found = unit_effects.resample_effects(
+            BoundModel(forward, None, sites), X0, EPS, {"h": X1}
+        ).values
         return bootstrap_ratio(KEY, *unit_effects.total_index(found), intervention="resample")
 
     usual = index(1.0)
@@ -91,7 +96,9 @@ def test_differences_of_bytes_do_not_wrap_around():
 
     x0, x1 = jnp.full((1, 1), 200.0), jnp.full((1, 1), 100.0)
     sites = list_sites(forward, None, x0[0], EPS[0])
-    gram = mediation.unit_mediation(BoundModel(forward, None, sites), "h", x0, x1, EPS[:1])
+    gram = mediation.unit_mediation(
+        BoundModel(forward, None, sites), Pairs(x0, x1, EPS[:1]), "h"
+    ).values
     assert gram.total.item() == 100.0**2
 
 

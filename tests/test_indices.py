@@ -12,9 +12,9 @@ from vaecausal_jax import interventions
 from vaecausal_jax.circuits import stability
 from vaecausal_jax.circuits.planted import network
 from vaecausal_jax.data import dataset, sprites
-from vaecausal_jax.effects import attribution, mediation, shapley, support
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import attribution, mediation, shapley, support, unit_effects
 from vaecausal_jax.factors import factor_effects, interchange
-from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.indices import as_indices, as_mask, check_index
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape
@@ -44,7 +44,7 @@ def rows():
 
 
 NET = BoundModel(forward, None, SITES)
-RUNS = (NET, "h", X0, X1, EPS)
+RUNS = (NET, Pairs(X0, X1, EPS), "h")
 WHERE = {
     "set_to": lambda **where: interventions.set_to(SITES, "h", 2.0, **where),
     "shift_by": lambda **where: interventions.shift_by(SITES, "h", 2.0, **where),
@@ -101,7 +101,14 @@ SEVERAL = {
             free=given,
         )["h"].value
     ),
-    "unit_mediation(units)": lambda given: mediation.unit_mediation(*RUNS, units=given),
+    "unit_grams(units)": lambda given: mediation.unit_grams(*RUNS, units=given),
+    "unit_mediation(sites)": lambda given: mediation.unit_mediation(*RUNS[:2], {"h": given}).values,
+    "resample_effects(sites)": lambda given: (
+        unit_effects.resample_effects(NET, X0, EPS, {"h": X1}, {"h": given}).values
+    ),
+    "UnitTable.sel": lambda given: (
+        mediation.unit_mediation(*RUNS[:2], "h").sel({"h": given}).values
+    ),
     "patch_units(units)": lambda given: patching.patch_units(
         BoundModel(forward, None, SITES), "h", rows(), lambda y, row: y - row.clean, units=given
     ),
@@ -109,11 +116,10 @@ SEVERAL = {
     "unit_support_scores(units)": lambda given: support.unit_support_scores(
         SITES, "h", BANK, BANK[::-1], units=given, neighbours=2
     ),
-    "mediation_tensor(units)": lambda given: factor_effects.mediation_tensor(
-        BoundModel(forward, None, SITES),
-        "h",
-        FactorPairs(X0[None], X1[None], EPS[None], jnp.ones((1, 3))),
-        units=given,
+    "mediation_tensor(units)": lambda given: (
+        factor_effects.mediation_tensor(
+            BoundModel(forward, None, SITES), Pairs(X0[None], X1[None], EPS[None]), {"h": given}
+        ).values
     ),
     "aligned_group(members)": lambda given: interchange.aligned_group(SITES, "h", given).fit(
         jax.random.key(0),
@@ -199,7 +205,7 @@ def test_a_list_of_indices_has_one_meaning(name):
             call(given)
 
 
-@pytest.mark.parametrize("name", ["unit_mediation(units)", "patch_units(units)"])
+@pytest.mark.parametrize("name", ["unit_grams(units)", "patch_units(units)"])
 def test_a_list_is_answered_in_its_order(name):
     backwards = SEVERAL[name]([2, 0])
     assert_same(jax.tree.map(lambda a: a[::-1], backwards), SEVERAL[name]([0, 2]))
@@ -220,7 +226,7 @@ def test_one_index_has_one_meaning(name):
                 call(given)
 
 
-@pytest.mark.parametrize("name", ["unit_mediation(units)", "patch_units(units)"])
+@pytest.mark.parametrize("name", ["unit_grams(units)", "patch_units(units)"])
 def test_traced_units_out_of_range_are_nan_and_no_neighbour(name):
     found = jax.jit(SEVERAL[name])(jnp.array([0, 9, -1]))
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(found)]

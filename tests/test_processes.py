@@ -1,5 +1,6 @@
 """Sweeps and training over two processes, each with devices of its own, equal those of one."""
 
+import functools
 import json
 import pathlib
 import socket
@@ -17,6 +18,7 @@ from jax import export
 from study.test_study import TINY
 
 from vaecausal_jax import models, processes, study
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import stored
 from vaecausal_jax.sweeps import grid
 from vaecausal_jax.sweeps.patching import Rows, patch_units
@@ -67,17 +69,16 @@ def both_sweeps(mesh):
         natural = trace.activations[SITE]
         rows = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
 
-        def sweep(reduction):
+        def effects(reduction):
             return patch_units(
                 MODEL.bind(params),
                 SITE,
                 rows,
                 lambda y, row: jnp.sum((y - row.clean) ** 2),
-                reduction=reduction,
-                mesh=mesh,
+                sweep=functools.partial(grid.sweep, mesh=mesh, reduction=reduction),
             )
 
-        return sweep(None), sweep(moments())
+        return effects(None), effects(moments())
 
     return jax.jit(swept)
 
@@ -105,7 +106,10 @@ def train(folder, progress=lambda done, total: None):
 def stored_sweep(folder, mesh, note=""):
     """Every unit of a layer patched between pairs, on disk."""
     params, x, eps = inputs()
-    parts = stored.unit_patching(MODEL, params, x, x[::-1], eps, sites=(SITE,), mesh=mesh)
+    swept = functools.partial(grid.sweep, mesh=mesh)
+    parts = stored.unit_patching(
+        MODEL.bind(params), Pairs(x, x[::-1], eps), sites=(SITE,), sweep=swept
+    )
     return run_stored(folder, parts, {"note": note}, slab_points=2)
 
 

@@ -8,9 +8,10 @@ import pytest
 from public_api import public_functions
 
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects import attribution, mediators
 from vaecausal_jax.interventions.sites import outputs
-from vaecausal_jax.rows import check_pairs, check_rows
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps import patching
 
 IMAGE, LATENTS, RUNS = (4, 4, 1), 2, 4
@@ -26,8 +27,11 @@ NET = MODEL.bind(PARAMS)
 METRIC = lambda y, row: jnp.sum(y)  # noqa: E731
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
-RUN_ARGUMENTS = ("x", "x0", "x1", "eps", "other_eps", "donor", "base")
+RUN_ARGUMENTS = ("x", "eps", "other_eps", "donor", "donors", "base", "pairs")
 """Parameters with a leading axis of runs."""
+
+PAIRS = Pairs(X0, X1, EPS)
+OF_FACTORS = {"pairs": jax.tree.map(lambda a: a[None], PAIRS)}
 
 BY_NAME = {
     "key": jax.random.key(3),
@@ -41,9 +45,9 @@ BY_NAME = {
     "nodes": ("latent/z", "decoder/dense0"),
     "read": outputs,
     "x": X0,
-    "x0": X0,
-    "x1": X1,
+    "pairs": PAIRS,
     "eps": EPS,
+    "donors": {"latent/z": DONOR},
     "other_eps": OTHER_EPS,
     "donor": DONOR,
     "base": None,
@@ -71,7 +75,12 @@ VQ_INPUTS = {
 OTHERS = {
     "effects.codes.code_effects": VQ_INPUTS | {"donor": jnp.zeros((RUNS, 4, 4), int)},
     "effects.codes.crossing_rates": VQ_INPUTS,
-    "circuits.effect_graphs.effect_graph": {"donor": X1, "num_replicates": 10},
+    "circuits.by_factor.factor_circuits": {"pairs": {"scale": PAIRS}},
+    "effects.unit_effects.shift_effects": {"doses": {"latent/z": jnp.ones(LATENTS)}},
+    "factors.factor_effects.read_tensor": OF_FACTORS,
+    "factors.factor_effects.write_tensor": {"sites": "latent/z"},
+    "factors.factor_effects.mediation_tensor": OF_FACTORS,
+    "factors.factor_graphs.swap_effects": OF_FACTORS | {"points": jnp.arange(1)},
     "effects.modularity.activation_changes": {"read": "decoder/dense0"},
     "effects.support.check_subspace": {"max_probes": 2},
 }
@@ -93,12 +102,35 @@ OF_ONE_RUN = {
 """These take one run without a leading axis: what does not fit is refused by the network."""
 
 
+OF_NO_RUN = {
+    "circuits.roles.backup_pairs",
+    "data.pairs.check_pairs",
+    "factors.readouts.readout_changes",
+    "sweeps.unit_tables.choose_units",
+}
+"""These run no network; planted networks' finders are given pairs by the network itself."""
+
+
+def one_shorter(name, value):
+    """Each way in which an argument's runs may be one too few, with the name that is said."""
+    if isinstance(value, Pairs):
+        axis = 1 if value.eps.ndim > EPS.ndim else 0
+        cut = {end: jnp.take(getattr(value, end), jnp.arange(RUNS - 1), axis) for end in ENDS}
+        return {end: value._replace(**{end: array}) for end, array in cut.items()}
+    if name == "pairs":
+        return {end: {"scale": short} for end, short in one_shorter(name, value["scale"]).items()}
+    return {"donor" if name == "donors" else name: jax.tree.map(lambda a: a[:-1], value)}
+
+
+ENDS = ("x0", "x1", "eps")
+
+
 def batched():
     found = {}
     for name, function in public_functions().items():
         parameters = inspect.signature(function).parameters
-        takes_runs = {"x", "eps"} <= set(parameters) or {"x0", "x1"} <= set(parameters)
-        if takes_runs and name not in OF_ONE_RUN and not name.startswith("rows."):
+        takes_runs = {"x", "eps"} <= set(parameters) or "pairs" in parameters
+        if takes_runs and name not in OF_ONE_RUN | OF_NO_RUN and "planted" not in name:
             found[name] = function
     return found
 
@@ -118,17 +150,23 @@ def arguments_of(name, function):
 def test_runs_of_different_number_are_refused_by_name_before_anything_runs(name):
     function = batched()[name]
     good = arguments_of(name, function)
-    longer = [word for word in RUN_ARGUMENTS if good.get(word) is not None]
-    assert len(longer) >= 2
-    for word in longer:
-        short = good | {word: good[word][:-1]}
+    shorter = {
+        (argument, said): value
+        for argument in RUN_ARGUMENTS
+        if good.get(argument) is not None
+        for said, value in one_shorter(argument, good[argument]).items()
+    }
+    said = {word for _, word in shorter}
+    assert len(said) >= 2
+    for (argument, word), value in shorter.items():
         with pytest.raises(ValueError, match=rf"\b{word} has 3\b") as caught:
-            function(**short)
-        for other in set(longer) - {word}:
+            function(**good | {argument: value})
+        for other in said - {word}:
             assert f"{other} has {RUNS}" in str(caught.value)
-    if "x1" in good:
+    if isinstance(good.get("pairs"), Pairs):
+        pairs = good["pairs"]
         with pytest.raises(ValueError, match="need one shape"):
-            function(**good | {"x1": good["x1"][:, :-1]})
+            function(**good | {"pairs": pairs._replace(x1=pairs.x1[..., :-1, :])})
 
 
 @pytest.mark.parametrize(
@@ -149,7 +187,7 @@ def test_rows_of_different_number_are_refused_by_name(run):
 
 def test_counted_rows():
     assert check_rows(a=jnp.ones((3, 2)), b={"c": jnp.ones(3)}, d=None) == 3
-    assert check_pairs(X0, X1, EPS) == RUNS
+    assert check_pairs(PAIRS) == RUNS
     for given, message in (
         ({"a": jnp.ones(2), "b": {"c": jnp.ones(3), "d": jnp.ones(2)}}, "a has 2, b has 2 and 3"),
         ({"a": 1.0, "b": jnp.ones(3)}, "a has no axis, b has 3"),
@@ -158,4 +196,6 @@ def test_counted_rows():
         with pytest.raises(ValueError, match=message):
             check_rows(**given)
     with pytest.raises(ValueError, match=r"\(4, 4, 4, 1\) and x1 \(4, 4, 3, 1\) need"):
-        check_pairs(X0, X1[:, :, :-1], EPS)
+        check_pairs(PAIRS._replace(x1=X1[:, :, :-1]))
+    with pytest.raises(ValueError, match=r"expected Pairs\(x0, x1, eps\), got tuple"):
+        check_pairs((X0, X1, EPS))

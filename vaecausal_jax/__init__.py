@@ -15,12 +15,13 @@ from vaecausal_jax import (
     sweeps,
     training,
 )
+from vaecausal_jax.data import Pairs
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites
 from vaecausal_jax.jax_versions import avoid_faulty_sums
 from vaecausal_jax.models import Model
-from vaecausal_jax.sweeps import Rows, patch_units, sweep
+from vaecausal_jax.sweeps import Rows, UnitTable, patch_units, sweep
 from vaecausal_jax.training import TrainConfig, make_train, objectives
 
 __version__ = "0.1.0"
@@ -31,12 +32,14 @@ __all__ = [
     "BoundModel",
     "Estimate",
     "Model",
+    "Pairs",
     "Rows",
     "Site",
     "Sites",
     "Tape",
     "Trace",
     "TrainConfig",
+    "UnitTable",
     "bind",
     "circuits",
     "data",

@@ -30,17 +30,3 @@ def check_rows(**given: Any) -> int:
         ]
         raise ValueError(f"one common number of rows, at least one, is needed: {', '.join(texts)}.")
     return num
-
-
-def check_pairs(x0: Any, x1: Any, eps: Any) -> int:
-    """The number of pairs: reference and target inputs of one shape, and the noise that they share.
-
-    Raises:
-        ValueError: Lengths or shapes that differ.
-    """
-    num = check_rows(x0=x0, x1=x1, eps=eps)
-    if jax.tree.map(jnp.shape, x0) != jax.tree.map(jnp.shape, x1):
-        raise ValueError(
-            f"x0 {jax.tree.map(jnp.shape, x0)} and x1 {jax.tree.map(jnp.shape, x1)} need one shape."
-        )
-    return num

@@ -52,12 +52,11 @@ def run(config: Config, weight: float) -> dict[str, np.ndarray]:
         ):
             swept = unit_effects.resample_effects(
                 model.bind(params),
-                site,
                 x,
                 eps,
-                values,
+                {site: values},
                 outcome=lambda trace: jax.nn.sigmoid(trace.outputs),
-            )
+            ).values
             found.append(ratio(*unit_effects.total_index(swept)))
         return found
 

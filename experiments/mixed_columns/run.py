@@ -84,12 +84,11 @@ def main() -> None:
             part = slice(int(stop) - column.width, int(stop))
             swept = unit_effects.resample_effects(
                 model.bind(params),
-                "latent/z",
                 x,
                 eps,
-                donor,
+                {"latent/z": donor},
                 outcome=lambda trace, part=part: by_column(trace)[part],
-            )
+            ).values
             indices.append(ratio(*unit_effects.total_index(swept)))
         return jnp.stack(indices, axis=1)
 

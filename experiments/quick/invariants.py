@@ -23,7 +23,8 @@ import numpy as np
 
 from vaecausal_jax import interventions as iv
 from vaecausal_jax import study
-from vaecausal_jax.data import images, minimal_pairs
+from vaecausal_jax.data import images, minimal_levels
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects import shapley as games
 from vaecausal_jax.interventions.bound import BoundModel
@@ -51,12 +52,16 @@ def deviations(model, params, x0, x1, eps):
         before = [n for n in sites if n.startswith(("encoder", "latent/mean", "latent/logvar"))]
         cuts = [
             mediation.natural_effects(
-                BoundModel(forward, params), x0, x1, eps, lambda a, n=n: iv.set_to(sites, n, a[n])
+                BoundModel(forward, params),
+                Pairs(x0, x1, eps),
+                lambda a, n=n: iv.set_to(sites, n, a[n]),
             ).natural_direct_effect
             for n in ("encoder/conv1", "latent/z", NAME)
         ]
         effects = mediation.natural_effects(
-            BoundModel(forward, params), x0, x1, eps, lambda a: {NAME: iv.Replace(half, a[NAME])}
+            BoundModel(forward, params),
+            Pairs(x0, x1, eps),
+            lambda a: {NAME: iv.Replace(half, a[NAME])},
         )
         te, pnde, tnde, pnie, tnie, _ = effects
         return {
@@ -79,10 +84,8 @@ def deviations(model, params, x0, x1, eps):
     }
     values = games.latent_game(
         BoundModel(forward, params, sites),
+        Pairs(x0, x1, eps),
         "latent/z",
-        x0,
-        x1,
-        eps,
         effect=lambda y, y0, y1: jnp.vdot(y - y0, y1 - y0),
     )
     shapley = games.shapley_values(games.dividends(values)).sum(0)
@@ -101,14 +104,11 @@ def main():
     _, data, trained = study.load_study(arguments.study)
     keys = jax.random.split(jax.random.key(0), len(data.factors) + 1)
     pairs = [
-        minimal_pairs(key, data, factor.name, arguments.num_pairs)
+        minimal_levels(key, data, factor.name, arguments.num_pairs)
         for key, factor in zip(keys[1:], data.factors, strict=True)
     ]
     render = jax.jit(images)
-    x0, x1 = (
-        render(data, jnp.concatenate([getattr(p, end) for p in pairs]))
-        for end in ("source", "target")
-    )
+    x0, x1 = (render(data, jnp.concatenate(ends)) for ends in zip(*pairs, strict=True))
     eps = jax.random.normal(keys[0], (len(x0), *trained.model.noise_shape))
     check = jax.jit(lambda params: deviations(trained.model, params, x0, x1, eps))
     worst = {}

@@ -167,18 +167,13 @@ def measure_latents(config: Config, model: vj.Model, params, x):
 
     def at_dose(dose):
         found = vj.effects.shift_effects(
-            model.bind(params), "latent/z", x, eps, dose * z.std(0), outcome=image
-        )
+            model.bind(params), x, eps, {"latent/z": dose * z.std(0)}, outcome=image
+        ).values
         return found.squared.mean() / variance
 
     redrawn = vj.effects.resample_effects(
-        model.bind(params),
-        "latent/z",
-        x,
-        eps,
-        jnp.roll(z, 1, axis=0),
-        outcome=image,
-    )
+        model.bind(params), x, eps, {"latent/z": jnp.roll(z, 1, axis=0)}, outcome=image
+    ).values
     return {
         "shift_index": jax.lax.map(at_dose, jnp.array(config.doses)),
         "resample": (redrawn.squared.mean(axis=1) / variance).sum(),

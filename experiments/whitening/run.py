@@ -58,13 +58,14 @@ def main() -> None:
     for site in ("latent/z", "latent/whitened"):
         values = trace.activations[site]
         swept = jax.jit(
-            lambda params, donor, site=site: unit_effects.resample_effects(
-                model.bind(params),
-                site,
-                x,
-                eps,
-                donor,
-                outcome=lambda t: jax.nn.sigmoid(t.outputs),
+            lambda params, donor, site=site: (
+                unit_effects.resample_effects(
+                    model.bind(params),
+                    x,
+                    eps,
+                    {site: donor},
+                    outcome=lambda t: jax.nn.sigmoid(t.outputs),
+                ).values
             )
         )(state.params, values[order])
         index = np.asarray(ratio(*unit_effects.total_index(swept)), float)

@@ -7,7 +7,10 @@ import pytest
 
 from vaecausal_jax.circuits import by_factor as fc
 from vaecausal_jax.circuits import effect_graphs as eg
+from vaecausal_jax.circuits.tasks import make_task
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.inference import Estimate
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -31,20 +34,25 @@ X = jax.random.normal(jax.random.key(1), (32, 2))
 EPS = jnp.zeros((32, 1))
 SITES = list_sites(forward, None, X[0], EPS[0])
 STEPS = jax.random.normal(jax.random.key(2), (32,))
-PAIRS = {name: (X, X.at[:, i].add(STEPS), EPS) for i, name in enumerate(("first", "second"))}
+PAIRS = {
+    name: Pairs(X, X.at[:, i].add(STEPS), EPS, change=STEPS)
+    for i, name in enumerate(("first", "second"))
+}
 
 
 @pytest.fixture(scope="module")
 def found():
-    return fc.factor_circuits(KEY, forward, None, SITES, PAIRS)
+    return fc.factor_circuits(KEY, BoundModel(forward, None, SITES), PAIRS)
 
 
 @pytest.fixture(scope="module")
 def graph():
-    factors = {name: eg.OneFactorPairs(*p, STEPS) for name, p in PAIRS.items()}
     donor = jax.random.normal(jax.random.key(4), X.shape)
     return eg.effect_graph(
-        KEY, forward, None, SITES, X, donor, EPS, factors=factors, num_replicates=20
+        KEY,
+        make_task(BoundModel(forward, None, SITES), Pairs(donor, X, EPS)),
+        factors=PAIRS,
+        num_replicates=20,
     )
 
 
@@ -61,10 +69,10 @@ def test_circuit_of_a_factor_is_the_units_that_carry_it(found):
 
 def test_a_part_in_no_circuit_is_shown_to_be_small_or_undecided():
     noise = 0.02 * jax.random.normal(jax.random.key(5), X.shape)
-    first = X, PAIRS["first"][1] + noise * jnp.array([[0.0, 1.0]]), EPS
-    few = {"first": tuple(v[:8] for v in first)}
+    first = Pairs(X, PAIRS["first"].x1 + noise * jnp.array([[0.0, 1.0]]), EPS)
+    few = {"first": first.take(slice(8))}
     found = [
-        fc.factor_circuits(KEY, forward, None, SITES, pairs, min_share=share)["first"]
+        fc.factor_circuits(KEY, BoundModel(forward, None, SITES), pairs, min_share=share)["first"]
         for pairs, share in ((PAIRS, 0.01), ({"first": first}, 0.02), (few, 1e-6))
     ]
     silent, decided, undecided = (f.undecided["encoder/a"] for f in found)
@@ -140,15 +148,17 @@ def test_drawing_stays_a_few_hundred_lines_at_three_hundred_units():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fc.factor_circuits(KEY, forward, None, SITES, {}), "holds no factor"),
+        (lambda: fc.factor_circuits(KEY, BoundModel(forward, None, SITES), {}), "holds no factor"),
         (
             lambda: fc.factor_circuits(
-                KEY, forward, None, SITES, {"a": tuple(v[:4] for v in PAIRS["first"])}
+                KEY, BoundModel(forward, None, SITES), {"a": PAIRS["first"].take(slice(4))}
             ),
             "has 4 pairs, expected 8",
         ),
         (
-            lambda: fc.factor_circuits(KEY, forward, None, SITES, {"a": (X, X, EPS)}),
+            lambda: fc.factor_circuits(
+                KEY, BoundModel(forward, None, SITES), {"a": Pairs(X, X, EPS)}
+            ),
             "'a' changes nothing",
         ),
         (lambda: fc.circuit_overlap({"a": {"x": np.ones(2)}}, part="enc"), "begins with 'enc'"),

@@ -10,7 +10,9 @@ import pytest
 from vaecausal_jax.circuits import evaluation as ff
 from vaecausal_jax.circuits import learned, masks, minimality, selectors, tasks
 from vaecausal_jax.circuits.tasks import make_task
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.paths import OUTCOME
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 KEY = jax.random.key(0)
@@ -26,7 +28,7 @@ def task_of(equation, num_units=5, num=6):
     x0, x1 = jnp.zeros((num, num_units)), jnp.ones((num, num_units))
     eps = jnp.zeros((num, 1))
     sites = list_sites(forward, None, x0[0], eps[0])
-    task = make_task(forward, None, sites, x0, x1, eps)
+    task = make_task(BoundModel(forward, None, sites), Pairs(x0, x1, eps))
     return task, tasks.task_values(task, x0)
 
 

@@ -10,6 +10,8 @@ from scipy import stats
 
 from vaecausal_jax.circuits import hypothesis_tests, masks, selectors, stability, tasks
 from vaecausal_jax.circuits.tasks import make_task
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 KEY = jax.random.key(0)
@@ -23,7 +25,9 @@ def forward(params, x, eps, interventions):
 
 X0, X1 = jax.random.normal(jax.random.key(1), (2, 24, 12))
 EPS = jnp.zeros((24, 1))
-TASK = make_task(forward, None, list_sites(forward, None, X0[0], EPS[0]), X0, X1, EPS)
+TASK = make_task(
+    BoundModel(forward, None, list_sites(forward, None, X0[0], EPS[0])), Pairs(X0, X1, EPS)
+)
 REFERENCES = tasks.ablation_references(KEY, TASK)
 CORRUPT, MEAN = REFERENCES["corrupt"], REFERENCES["mean"]
 

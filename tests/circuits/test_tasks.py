@@ -10,7 +10,9 @@ import pytest
 from vaecausal_jax import models
 from vaecausal_jax.circuits import attribution, masks, scorers, selectors, tasks
 from vaecausal_jax.circuits.tasks import make_task
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
 SIZES = {"xa": (3, 4), "ab": (4, 3), "by": (3, 2), "xb": (3, 3), "ay": (4, 2)}
@@ -38,12 +40,12 @@ def some_task(activation=jnp.tanh, num=5, seed=0):
     eps = 0.1 * jax.random.normal(keys[2], (num, 4))
     forward = network(activation)
     sites = list_sites(forward, PARAMS, x0[0], eps[0])
-    return make_task(forward, PARAMS, sites, x0, x1, eps)
+    return make_task(BoundModel(forward, PARAMS, sites), Pairs(x0, x1, eps))
 
 
 TASK = some_task()
 LINEAR = some_task(lambda h: h)
-CORRUPT = tasks.task_values(TASK, TASK.x0)
+CORRUPT = tasks.task_values(TASK, TASK.pairs.x0)
 
 
 def all_but_one(circuit):
@@ -59,7 +61,7 @@ def test_noising_is_what_a_run_of_all_but_one_part_loses(level):
     full = make(TASK)
     arms = samples(TASK)
     for task, found, sign in ((TASK, arms.noising, -1), (TASK.swapped(), arms.denoising, 1)):
-        reference = tasks.task_values(task, task.x0)
+        reference = tasks.task_values(task, task.pairs.x0)
         # The metric of the task itself, not of the swapped one.
         task = task._replace(metric=lambda y, y0, y1, s=sign: jnp.sum((y - y0) * (y1 - y0)))
         without = tasks.circuit_metrics(task, all_but_one(full), reference)
@@ -78,7 +80,7 @@ def test_attribution_of_edges_is_the_gradient_in_shares_of_edges():
         def one(x, eps, y0, y1, held):
             return TASK.metric(tasks.run_circuit(TASK, edges, x, eps, held), y0, y1)
 
-        return jnp.mean(jax.vmap(one)(TASK.x1, TASK.eps, y0, y1, CORRUPT))
+        return jnp.mean(jax.vmap(one)(TASK.pairs.x1, TASK.pairs.eps, y0, y1, CORRUPT))
 
     gradient = jax.jit(jax.grad(total))(full)
     found = attribution.edge_attribution(TASK)
@@ -99,7 +101,7 @@ def test_attribution_of_nodes_is_the_gradient_times_the_change():
             # Only this node is held: the reference of the others is never read at share 1.
             return TASK.metric(tasks.run_circuit(TASK, shares, x, eps, held), y0, y1)
 
-        return jnp.mean(jax.vmap(one)(TASK.x1, TASK.eps, y0, y1, CORRUPT))
+        return jnp.mean(jax.vmap(one)(TASK.pairs.x1, TASK.pairs.eps, y0, y1, CORRUPT))
 
     for name, values in found.items():
         expected = [
@@ -129,7 +131,7 @@ def test_all_scorers_agree_where_the_network_is_linear():
 
 def test_edge_into_the_outcome_is_weight_times_change_along_the_total_effect():
     found = scorers.edge_samples(LINEAR).noising["b", OUTCOME].mean(-1)
-    low, high = (tasks.task_values(LINEAR, x) for x in (LINEAR.x0, LINEAR.x1))
+    low, high = (tasks.task_values(LINEAR, x) for x in (LINEAR.pairs.x0, LINEAR.pairs.x1))
     change, total = (np.asarray(high[n] - low[n]) for n in ("b", OUTCOME))
     expected = (change[:, :, None] * np.asarray(PARAMS["by"])[None] * total[:, None]).mean(0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -141,7 +143,9 @@ def test_full_circuit_is_the_target_and_the_empty_one_the_reference():
         for value, expected in ((True, y1), (False, y0)):
             circuit = make(TASK, value)
             run = jax.vmap(functools.partial(tasks.run_circuit, TASK, circuit))
-            np.testing.assert_allclose(run(TASK.x1, TASK.eps, CORRUPT), expected, atol=1e-5)
+            np.testing.assert_allclose(
+                run(TASK.pairs.x1, TASK.pairs.eps, CORRUPT), expected, atol=1e-5
+            )
 
 
 @pytest.mark.slow
@@ -158,7 +162,7 @@ def test_convolutional_model_scores_channels_as_units():
     x0, x1 = jax.random.uniform(jax.random.key(1), (2, 3, 4, 4, 1))
     eps = jax.random.normal(jax.random.key(2), (3, 2))
     inner = ("encoder/conv0", "latent/mean", "latent/logvar", "latent/z", "decoder/dense0")
-    task = make_task(model.forward, params, model.sites, x0, x1, eps, nodes=inner)
+    task = make_task(model.bind(params), Pairs(x0, x1, eps), nodes=inner)
     arms = scorers.edge_samples(task)
     assert {k: v.shape for k, v in arms.noising.items()} == {
         p: (*task.wires.edge_shape(p), 3) for p in task.wires.pairs
@@ -206,7 +210,9 @@ def test_greedy_pruning_keeps_what_the_outcome_needs_and_nothing_else():
         return tape.trace(3.0 * a[0] + 0.01 * a[1] + 0.0 * a[2])
 
     x0, x1, eps = jnp.zeros((4, 3)), jnp.ones((4, 3)), jnp.zeros((4, 1))
-    task = make_task(forward, None, list_sites(forward, None, x0[0], eps[0]), x0, x1, eps)
+    task = make_task(
+        BoundModel(forward, None, list_sites(forward, None, x0[0], eps[0])), Pairs(x0, x1, eps)
+    )
     reference = tasks.task_values(task, x0)
     for circuit, key in (
         (tasks.node_circuit(task), "a"),
@@ -227,7 +233,7 @@ def test_greedy_pruning_is_a_plain_loop_over_parts():
     circuit = {k: np.array(v) for k, v in tasks.node_circuit(TASK).items()}
     run = jax.jit(
         lambda c: jax.vmap(lambda x, e, h: tasks.run_circuit(TASK, c, x, e, h))(
-            TASK.x1, TASK.eps, reference
+            TASK.pairs.x1, TASK.pairs.eps, reference
         )
     )
 
@@ -258,7 +264,9 @@ def test_planted_additive_circuit_is_ranked_perfectly_by_exact_scores_and_not_by
 
     x0, x1 = jax.random.normal(jax.random.key(5), (2, 8, 40))
     eps = jnp.zeros((8, 1))
-    task = make_task(forward, None, list_sites(forward, None, x0[0], eps[0]), x0, x1, eps)
+    task = make_task(
+        BoundModel(forward, None, list_sites(forward, None, x0[0], eps[0])), Pairs(x0, x1, eps)
+    )
     truth = np.asarray(weights) > 0
     for found in (scorers.node_effects(task)["a"], scorers.edge_effects(task)["a", OUTCOME][:, 0]):
         assert metrics.roc_auc_score(truth, np.abs(found)) == 1
@@ -273,7 +281,7 @@ def test_planted_additive_circuit_is_ranked_perfectly_by_exact_scores_and_not_by
 
 def test_ablation_references_are_what_their_names_say():
     references = tasks.ablation_references(jax.random.key(0), TASK)
-    clean = tasks.task_values(TASK, TASK.x1)
+    clean = tasks.task_values(TASK, TASK.pairs.x1)
     assert list(references) == ["corrupt", "resample", "mean", "zero"]
     np.testing.assert_array_equal(references["corrupt"]["a"], CORRUPT["a"])
     np.testing.assert_allclose(references["mean"]["b"][0], np.mean(clean["b"], axis=0), rtol=1e-5)
@@ -288,10 +296,10 @@ def test_ablation_references_are_what_their_names_say():
     ("call", "message"),
     [
         (
-            lambda: make_task(TASK.forward, PARAMS, TASK.sites, TASK.x0, TASK.x1[:2], TASK.eps),
+            lambda: make_task(TASK.net, TASK.pairs._replace(x1=TASK.pairs.x1[:2])),
             "one common",
         ),
-        (lambda: make_task(*TASK[:3], TASK.x0, TASK.x1, TASK.eps, nodes=["c"]), "unknown site 'c'"),
+        (lambda: make_task(TASK.net, TASK.pairs, nodes=["c"]), "unknown site 'c'"),
         (lambda: tasks.check_circuit(TASK, {"c": jnp.ones(3, bool)}), "unknown node 'c'"),
         (
             lambda: tasks.check_circuit(TASK, {"a": jnp.ones(3, bool)}),

@@ -100,19 +100,19 @@ def test_do_factor_sets_one_factor_and_nothing_else(table):
 @pytest.mark.parametrize("name", ["shape", "turn", "x"])
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_minimal_pairs_differ_in_one_factor_and_in_the_image(table, name, wrap):
-    pairs = wrap(lambda key: vd.minimal_pairs(key, table, name, 500))(jax.random.key(0))
-    changed = np.asarray(pairs.source != pairs.target)
+    source, target = wrap(lambda key: vd.minimal_levels(key, table, name, 500))(jax.random.key(0))
+    changed = np.asarray(source != target)
     np.testing.assert_array_equal(changed.sum(axis=1), 1)
     np.testing.assert_array_equal(changed[:, vd.factor_position(table, name)], True)
-    vd.check_factors(table, pairs.source)
-    vd.check_factors(table, pairs.target)
-    difference = jnp.abs(vd.images(table, pairs.source) - vd.images(table, pairs.target))
+    vd.check_factors(table, source)
+    vd.check_factors(table, target)
+    difference = jnp.abs(vd.images(table, source) - vd.images(table, target))
     assert difference.max(axis=(1, 2, 3)).min() > 0.05
 
 
 def test_minimal_pairs_reach_every_other_distinct_level(table):
-    pairs = vd.minimal_pairs(jax.random.key(1), table, "x", 2000)
-    steps = set(zip(np.asarray(pairs.source)[:, 2], np.asarray(pairs.target)[:, 2], strict=True))
+    source, target = vd.minimal_levels(jax.random.key(1), table, "x", 2000)
+    steps = set(zip(np.asarray(source)[:, 2], np.asarray(target)[:, 2], strict=True))
     assert steps == {(a, b) for a in range(4) for b in range(4) if a != b}
 
 
@@ -136,7 +136,7 @@ def too_many_images():
     ("call", "message"),
     [
         (lambda d: vd.factor_position(d, "shpe"), "no factor 'shpe': did you mean 'shape'"),
-        (lambda d: vd.minimal_pairs(jax.random.key(0), d, "turns", 3), "did you mean 'turn'"),
+        (lambda d: vd.minimal_levels(jax.random.key(0), d, "turns", 3), "did you mean 'turn'"),
         (lambda d: vd.images(d, np.array([[0, 3, 0]])), "'turn' has levels 0 to 2, got 3"),
         (lambda d: vd.index_of(d, np.array([0, 0, -1])), "'x' has levels 0 to 3, got -1"),
         (
@@ -149,7 +149,7 @@ def too_many_images():
         (lambda d: vd.factors_at(d, 24), "image index 24 is outside 0 to 23"),
         (lambda d: vd.factors_at(d, np.array([0, -1])), "image index -1 is outside 0 to 23"),
         (
-            lambda _: vd.minimal_pairs(jax.random.key(0), single_level(), "only", 1),
+            lambda _: vd.minimal_levels(jax.random.key(0), single_level(), "only", 1),
             "'only' has one distinct level",
         ),
         (lambda _: vd.factors_at(too_many_images(), 0), "8589934592 images overflow"),

@@ -80,8 +80,8 @@ def test_orientations_0_and_39_of_dsprites_never_meet():
     rows = jnp.concatenate([vd.do_factor(rows, 2, 0), vd.do_factor(rows, 2, 39)])
     donors = vd.conditional_donors(jax.random.key(1), data, rows, "orientation", 38)[..., 2]
     assert set(np.unique(donors)) == set(range(1, 39))
-    pairs = vd.minimal_pairs(jax.random.key(2), data, "orientation", 50_000)
-    levels = np.stack([pairs.source[:, 2], pairs.target[:, 2]])
+    source, target = vd.minimal_levels(jax.random.key(2), data, "orientation", 50_000)
+    levels = np.stack([source[:, 2], target[:, 2]])
     assert not np.any(np.isin(levels, (0, 39)).all(axis=0))
     assert vd.do_sweep(data, rows[:3], "orientation").shape[0] == 39
 
@@ -147,16 +147,16 @@ def test_a_weighted_set_is_a_data_set():
         jax.jit(lambda key, data: vd.sample_images(key, data, 8))(jax.random.key(0), data),
         vd.images(DATA, rows),
     )
-    pairs = vd.minimal_pairs(jax.random.key(1), data, "shape", 200)
-    changed = np.asarray(pairs.source != pairs.target)
+    source, target = vd.minimal_levels(jax.random.key(1), data, "shape", 200)
+    changed = np.asarray(source != target)
     np.testing.assert_array_equal(changed, np.tile([True, False, False, False], (200, 1)))
 
 
 def test_interventions_leave_the_distribution_that_conditioning_would_keep():
     data = vd.correlated(DATA, "shape", "x", width=1e-3)
-    pairs = vd.minimal_pairs(jax.random.key(0), data, "shape", 100)
-    assert data.contains(pairs.source).all()
-    assert not data.contains(pairs.target).all()
+    source, target = vd.minimal_levels(jax.random.key(0), data, "shape", 100)
+    assert data.contains(source).all()
+    assert not data.contains(target).all()
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_vmap_and_jit_equal_a_loop():
 
 @pytest.mark.parametrize("name", ["shape", "scale", "orientation", "x", "y"])
 def test_minimal_pairs_differ_in_pixels(name):
-    pairs = vd.minimal_pairs(jax.random.key(0), DATA, name, 256)
-    difference = vd.images(DATA, pairs.source) != vd.images(DATA, pairs.target)
+    source, target = vd.minimal_levels(jax.random.key(0), DATA, name, 256)
+    difference = vd.images(DATA, source) != vd.images(DATA, target)
     assert difference.any(axis=(1, 2, 3)).all()
 
 
@@ -201,10 +201,10 @@ def test_images_that_do_not_fill_whole_bytes_are_read(tmp_path):
 def test_stored_images_are_a_tree_with_the_bits_as_leaf(tmp_path):
     data = load(write(tmp_path / "small.npz"))
     assert len(jax.tree.leaves(data)) == 1
-    pairs = jax.jit(lambda key, data: vd.minimal_pairs(key, data, "orientation", 50))(
+    source, target = jax.jit(lambda key, data: vd.minimal_levels(key, data, "orientation", 50))(
         jax.random.key(0), data
     )
-    difference = vd.images(data, pairs.source) != vd.images(data, pairs.target)
+    difference = vd.images(data, source) != vd.images(data, target)
     assert difference.any(axis=(1, 2, 3)).all()
     with pytest.raises(ValueError, match="'shape' has levels 0 to 2, got 3"):
         data.image(jnp.asarray([3, 0]))

@@ -373,10 +373,10 @@ def test_decoded_photographs_are_kept_for_each_half(tmp_path):
 @pytest.mark.parametrize("name", ["instance", "elevation", "azimuth", "lighting", "category"])
 def test_minimal_pairs_of_smallnorb_differ_in_one_factor(tmp_path, name):
     data = open_norb(write_norb(tmp_path))
-    pairs = vd.minimal_pairs(jax.random.key(0), data, name, 40)
-    changed = np.asarray(pairs.source != pairs.target)
+    source, target = vd.minimal_levels(jax.random.key(0), data, name, 40)
+    changed = np.asarray(source != target)
     np.testing.assert_array_equal(changed.sum(axis=1), 1)
-    difference = jnp.abs(vd.images(data, pairs.source) - vd.images(data, pairs.target))
+    difference = jnp.abs(vd.images(data, source) - vd.images(data, target))
     assert difference.max(axis=(1, 2, 3)).min() > 0
 
 
@@ -477,7 +477,7 @@ def test_matched_pairs_differ_in_one_attribute_and_agree_in_the_matched():
     asked, others = celeba.ATTRIBUTES[2], [celeba.ATTRIBUTES[k] for k in (0, 5)]
     for match, columns in ((None, [0, 1, 3, 4, 5]), (others, [0, 5]), ([], [])):
         result = vd.attribute_matched_pairs(jax.random.key(0), data, asked, 300, match=match)
-        source, target = (np.asarray(data.labels(rows)) for rows in result.pairs)
+        source, target = (np.asarray(data.labels(rows)) for rows in (result.source, result.target))
         np.testing.assert_array_equal(source[:, 2], 0)
         np.testing.assert_array_equal(target[:, 2], 1)
         np.testing.assert_array_equal(source[:, columns], target[:, columns])
@@ -494,7 +494,9 @@ def test_matched_pairs_are_drawn_by_the_size_of_their_group_and_say_whom_they_le
     names = celeba.ATTRIBUTES
     result = vd.attribute_matched_pairs(jax.random.key(0), labelled(table), names[0], 8000)
     assert result.share == pytest.approx(8 / 12)
-    source, target = (np.bincount(rows[:, 0], minlength=12) / 8000 for rows in result.pairs)
+    source, target = (
+        np.bincount(rows[:, 0], minlength=12) / 8000 for rows in (result.source, result.target)
+    )
     third, fifth = 3 / 8, 5 / 8
     np.testing.assert_allclose(source, [third, 0, 0] + 4 * [fifth / 4] + 5 * [0], atol=0.02)
     np.testing.assert_allclose(
@@ -505,7 +507,7 @@ def test_matched_pairs_are_drawn_by_the_size_of_their_group_and_say_whom_they_le
 def test_photographs_have_no_minimal_pairs():
     data = labelled(np.eye(3, dtype=int))
     for call in (
-        lambda: vd.minimal_pairs(jax.random.key(0), data, "photograph", 2),
+        lambda: vd.minimal_levels(jax.random.key(0), data, "photograph", 2),
         lambda: vd.do_sweep(data, np.zeros((1, 1), int), "photograph"),
         lambda: vd.conditional_donors(jax.random.key(0), data, np.zeros((1, 1), int), "photograph"),
     ):

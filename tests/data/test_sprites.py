@@ -210,9 +210,9 @@ def test_equal_worlds_share_a_trace():
 @pytest.mark.parametrize("name", ["shape", "scale", "orientation", "x", "y", "colour"])
 def test_minimal_pairs_differ_in_pixels(name):
     world = vd.sprites(32, colour=True)
-    pairs = vd.minimal_pairs(jax.random.key(0), world, name, 400)
+    source, target = vd.minimal_levels(jax.random.key(0), world, name, 400)
     draw_all = jax.jit(vd.images)
-    difference = draw_all(world, pairs.source) - draw_all(world, pairs.target)
+    difference = draw_all(world, source) - draw_all(world, target)
     assert jnp.abs(difference).max(axis=(1, 2, 3)).min() > 1e-2
 
 

@@ -11,12 +11,13 @@ import pytest
 from scipy import stats
 
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import attribution as vs
 from vaecausal_jax.effects.attribution import Quadrature, gauss_legendre
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites, outputs
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import Block, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 
@@ -162,7 +163,7 @@ def smooth_case(seed):
     x0, x1, eps = (rng.normal(size=(2, n)) for n in (4, 4, 5))
 
     def run(params, x0, x1, eps):
-        rows = paired_rows(BoundModel(smooth, params), "h", x0, x1, eps, outputs)
+        rows = paired_rows(BoundModel(smooth, params), Pairs(x0, x1, eps), "h", outputs)
         total_effect = jnp.roll(rows.clean, 2, axis=0) - rows.clean
         return params, rows._replace(reference=total_effect), jnp.concatenate([x1, x0])
 
@@ -172,14 +173,14 @@ def smooth_case(seed):
 RULE = gauss_legendre(2)
 
 
-def every_surrogate(params, rows, donor_x, rule, block=None):
+def every_surrogate(params, rows, donor_x, rule, swept=sweep):
     """Name to (units, runs) of the exact patch and of each surrogate on the smooth network."""
     case = (BoundModel(smooth, params, SITES), "h", rows)
-    along = {"rule": rule, "block": block}
+    along = {"rule": rule, "sweep": swept}
     return {
-        "exact": patch_units(*case, along_reference, block=block),
-        "first": vs.attribution_patching(*case, along_reference, block=block),
-        "second": vs.hessian_corrected(*case, along_reference, block=block),
+        "exact": patch_units(*case, along_reference, sweep=swept),
+        "first": vs.attribution_patching(*case, along_reference, sweep=swept),
+        "second": vs.hessian_corrected(*case, along_reference, sweep=swept),
         "unit": vs.integrated_gradients(*case, along_reference, **along),
         "site": vs.integrated_gradients_activations(*case, along_reference, **along),
         "input": vs.integrated_gradients_inputs(*case, donor_x, along_reference, **along),
@@ -255,7 +256,9 @@ def test_donors_equal_to_the_natural_values_have_no_effect_at_all():
 def test_jit_and_vmap_over_models_equal_eager_calls_whatever_the_block():
     cases = smooth_case(6), smooth_case(7)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
-    blocked = functools.partial(every_surrogate, rule=RULE, block=Block(2, 3))
+    blocked = functools.partial(
+        every_surrogate, rule=RULE, swept=functools.partial(sweep, block=Block(2, 3))
+    )
     together = jax.tree.leaves(double(jax.vmap(blocked), *stacked))
     with jax.enable_x64(True):
         eager = jax.tree.leaves(every_surrogate(*jax.tree.map(jnp.asarray, cases[1]), RULE))
@@ -272,7 +275,7 @@ def vae_effects(model, site, metric, rules=()):
         x0, x1 = jax.random.uniform(keys[0], (2, 3, *model.image_shape))
         eps = jax.random.normal(keys[1], (3, *model.noise_shape))
         params = model.init(keys[2])
-        rows = paired_rows(model.bind(params), site, x0, x1, eps, outputs)
+        rows = paired_rows(model.bind(params), Pairs(x0, x1, eps), site, outputs)
         rows = rows._replace(reference=jnp.roll(rows.clean, 3, axis=0))
         case = (model.bind(params), site, rows, metric)
         return {

@@ -10,8 +10,10 @@ from scipy import stats
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
-from vaecausal_jax.effects import mediation
-from vaecausal_jax.effects.mediation import NaturalEffects, four_way, natural_effects
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation
+from vaecausal_jax.effects.decompositions import NaturalEffects, four_way
+from vaecausal_jax.effects.mediation import natural_effects
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
@@ -47,7 +49,7 @@ def test_linear_model_has_the_matrix_products_as_effects_and_no_interaction():
     forward = structural(lambda p, x, eps, tape: c @ x + b @ tape("m", a @ x + eps))
     x0, x1, eps = jax.random.normal(jax.random.key(0), (3, 3))
     sites = list_sites(forward, None, x0, eps)
-    effects = natural_effects(BoundModel(forward, None), x0, x1, eps, patching(sites, "m"))
+    effects = natural_effects(BoundModel(forward, None), Pairs(x0, x1, eps), patching(sites, "m"))
     dx = x1 - x0
     np.testing.assert_allclose(effects.total_effect, (c + b @ a) @ dx, atol=1e-5)
     np.testing.assert_allclose(effects.natural_direct_effect, c @ dx, atol=1e-5)
@@ -71,10 +73,10 @@ def test_interacting_mediator_has_the_effects_of_the_formula(seed):
     a0, a1, e, m = np.random.default_rng(seed).normal(size=4)
     x0, x1, eps = (jnp.asarray([v], jnp.float32) for v in (a0, a1, e))
     effects = natural_effects(
-        BoundModel(interacting, None), x0, x1, eps, patching(SCALAR_SITES, "m")
+        BoundModel(interacting, None), Pairs(x0, x1, eps), patching(SCALAR_SITES, "m")
     )
     controlled = mediation.controlled_direct_effect(
-        BoundModel(interacting, None), x0, x1, eps, vi.set_to(SCALAR_SITES, "m", m)
+        BoundModel(interacting, None), Pairs(x0, x1, eps), vi.set_to(SCALAR_SITES, "m", m)
     )
     parts = four_way(effects, controlled)
     d = a1 - a0
@@ -92,7 +94,7 @@ def test_interacting_mediator_has_the_effects_of_the_formula(seed):
 def test_interacting_mediator_has_the_published_numbers():
     zero, one = jnp.zeros(1), jnp.ones(1)
     effects = natural_effects(
-        BoundModel(interacting, None), zero, one, zero, patching(SCALAR_SITES, "m")
+        BoundModel(interacting, None), Pairs(zero, one, zero), patching(SCALAR_SITES, "m")
     )
     expected = NaturalEffects(1.79, -0.13, 0.59, 1.20, 1.92, 0.72)
     np.testing.assert_allclose(np.ravel(effects), expected, rtol=1e-5)
@@ -118,7 +120,7 @@ CHAIN_SITES = list_sites(chain, None, ZERO, ZERO)
 )
 def test_patches_in_a_chain_include_what_they_cause_downstream(names, expected):
     effects = natural_effects(
-        BoundModel(chain, None), ZERO, ONE, ZERO, patching(CHAIN_SITES, *names)
+        BoundModel(chain, None), Pairs(ZERO, ONE, ZERO), patching(CHAIN_SITES, *names)
     )
     np.testing.assert_allclose(effects.natural_indirect_effect, expected, atol=1e-6)
     np.testing.assert_allclose(effects.total_indirect_effect, expected, atol=1e-6)
@@ -128,7 +130,7 @@ def test_patches_in_a_chain_include_what_they_cause_downstream(names, expected):
 def test_single_effects_in_a_chain_exceed_the_joint_one_by_the_path_between_them():
     single = 1.536 - 0.014
     joint = natural_effects(
-        BoundModel(chain, None), ZERO, ONE, ZERO, patching(CHAIN_SITES, "m1", "m2")
+        BoundModel(chain, None), Pairs(ZERO, ONE, ZERO), patching(CHAIN_SITES, "m1", "m2")
     )
     np.testing.assert_allclose(single - joint.natural_indirect_effect, A1 * D * B2, atol=1e-6)
 
@@ -159,7 +161,9 @@ def test_relu_mediator_has_the_expectations_of_the_normal_integral(k, indirect, 
     eps = jax.random.normal(jax.random.key(0), (50_000, 1))
     effects = jax.vmap(
         lambda e: natural_effects(
-            BoundModel(forward, None), jnp.full(1, a0), jnp.full(1, a1), e, patching(sites, "h")
+            BoundModel(forward, None),
+            Pairs(jnp.full(1, a0), jnp.full(1, a1), e),
+            patching(sites, "h"),
         )
     )(eps)
 
@@ -202,19 +206,19 @@ def test_gates_show_in_denoising_noising_and_their_gap(gate, denoise, noise, uni
     forward = structural(lambda p, x, eps, tape: gate(tape("s", x))[None])
     sites = list_sites(forward, None, jnp.zeros(2), ZERO)
     effects = natural_effects(
-        BoundModel(forward, None), jnp.zeros(2), jnp.ones(2), ZERO, patching(sites, "s", unit=unit)
+        BoundModel(forward, None),
+        Pairs(jnp.zeros(2), jnp.ones(2), ZERO),
+        patching(sites, "s", unit=unit),
     )
     assert effects.natural_indirect_effect == denoise
     assert effects.total_indirect_effect == noise
     assert effects.mediated_interaction == noise - denoise
     grams = mediation.unit_mediation(
         BoundModel(forward, None, sites),
+        Pairs(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.zeros((1, 1))),
         "s",
-        jnp.zeros((1, 2)),
-        jnp.ones((1, 2)),
-        jnp.zeros((1, 1)),
-    )
-    shares = mediation.mediation_shares(grams)
+    ).values
+    shares = decompositions.mediation_shares(grams)
     total = effects.total_effect[0]
     np.testing.assert_array_equal(shares.denoising[unit], [denoise * total])
     np.testing.assert_array_equal(shares.noising[unit], [noise * total])
@@ -269,7 +273,7 @@ def test_unit_mediation_equals_a_loop_of_numpy_inner_products(family, site, pair
     model, (params, x0, x1, eps) = FAMILIES[family], pairs[family]
     sites = model.sites
     grams = jax.jit(
-        lambda *run: mediation.unit_mediation(BoundModel(model.forward, params, sites), site, *run)
+        lambda *runs: mediation.unit_mediation(model.bind(params), Pairs(*runs), site).values
     )(x0, x1, eps)
     forward = jax.jit(model.forward)
     for unit in range(sites[site].num_units):
@@ -289,14 +293,15 @@ def test_unit_mediation_equals_a_loop_of_numpy_inner_products(family, site, pair
 def test_shares_mediated_and_direct_add_to_one(site, pairs):
     model, (params, x0, x1, eps) = FAMILIES["conv"], pairs["conv"]
     mediator = patching(model.sites, site)
-    effects = jax.jit(jax.vmap(lambda *run: natural_effects(model.bind(params), *run, mediator)))(
-        x0, x1, eps
+    net = model.bind(params)
+    effects = jax.jit(jax.vmap(lambda pair: natural_effects(net, pair, mediator)))(
+        Pairs(x0, x1, eps)
     )
     assert_identities(effects)
     total = np.sum(effects.total_effect**2)
     direct = np.sum(effects.natural_direct_effect * effects.total_effect) / total
-    shares = mediation.mediation_shares(
-        mediation.site_mediation(model.bind(params), site, x0, x1, eps)
+    shares = decompositions.mediation_shares(
+        mediation.site_mediation(model.bind(params), Pairs(x0, x1, eps), site)
     )
     mediated = np.sum(shares.noising) / np.sum(shares.denominator)
     np.testing.assert_allclose(mediated + direct, 1, atol=1e-4)
@@ -308,8 +313,8 @@ def test_shares_mediated_and_direct_add_to_one(site, pairs):
 )
 def test_a_cut_mediates_everything(family, site, pairs):
     model, (params, x0, x1, eps) = FAMILIES[family], pairs[family]
-    grams = mediation.site_mediation(model.bind(params), site, x0, x1, eps)
-    shares = mediation.mediation_shares(grams)
+    grams = mediation.site_mediation(model.bind(params), Pairs(x0, x1, eps), site)
+    shares = decompositions.mediation_shares(grams)
     assert grams.total.shape == (PAIRS,)
     assert np.all(grams.total > 0)
     np.testing.assert_allclose(shares.noising, shares.denominator, rtol=1e-5)
@@ -319,15 +324,15 @@ def test_a_cut_mediates_everything(family, site, pairs):
 
 def test_identical_inputs_have_no_effect_and_no_nan(pairs):
     model, (params, x0, _, eps) = FAMILIES["mlp"], pairs["mlp"]
-    grams = mediation.unit_mediation(model.bind(params), "latent/z", x0, x0, eps)
-    for leaf in (*grams, *mediation.mediation_shares(grams)):
+    grams = mediation.unit_mediation(model.bind(params), Pairs(x0, x0, eps), "latent/z").values
+    for leaf in (*grams, *decompositions.mediation_shares(grams)):
         np.testing.assert_array_equal(leaf, 0)
 
 
 def test_off_axis_is_what_an_indirect_effect_does_beside_the_total_one():
     y00, y11 = jnp.zeros(3), jnp.array([2.0, 0.0, 0.0])
     y10 = y11 - jnp.array([1.0, 3.0, 4.0])
-    shares = mediation.mediation_shares(mediation.gram(y00, y11, y00, y10))
+    shares = decompositions.mediation_shares(decompositions.gram(y00, y11, y00, y10))
     assert shares.off_axis == 25.0
     assert shares.noising / shares.denominator == 0.5
 
@@ -336,10 +341,8 @@ def test_an_outcome_chooses_what_is_mediated(pairs):
     model, (params, x0, x1, eps) = FAMILIES["mlp"], pairs["mlp"]
     grams = mediation.site_mediation(
         model.bind(params),
+        Pairs(x0, x1, eps),
         "decoder/dense0",
-        x0,
-        x1,
-        eps,
         outcome=lambda trace: trace.activations["latent/z"],
     )
     assert np.all(grams.total > 0)
@@ -356,4 +359,4 @@ def test_an_outcome_chooses_what_is_mediated(pairs):
 def test_sites_that_do_not_fit_are_refused(call, site, message, pairs):
     model, (params, *run) = FAMILIES["vq"], pairs["vq"]
     with pytest.raises(ValueError, match=message):
-        call(model.bind(params), site, *run)
+        call(model.bind(params), Pairs(*run), site)

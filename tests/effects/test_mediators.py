@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
-from vaecausal_jax.effects import mediation, mediators
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation, mediators
 from vaecausal_jax.effects import mediation_estimates as me
 from vaecausal_jax.effects.decompositions import NaturalEffects
 from vaecausal_jax.inference import false_discovery
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
+from vaecausal_jax.sweeps.unit_tables import UnitTable
 
 
 def structural(equations):
@@ -47,13 +49,11 @@ def test_four_parts_of_an_interacting_mediator_are_those_of_the_formula(scalar_r
     x0, x1, eps = scalar_runs
     found = mediation.mediate(
         BoundModel(interacting, None),
+        Pairs(x0, x1, eps),
         mediators.unit(SITES, "m"),
         jnp.arange(1),
-        x0,
-        x1,
-        eps,
         baseline={"m": jnp.full(1, m)},
-        effect=mediation.four_way_parts,
+        effect=decompositions.four_way_parts,
     )
     a0, a1, e = (np.asarray(a)[:, 0] for a in scalar_runs)
     d = a1 - a0
@@ -74,12 +74,10 @@ def test_estimates_of_an_interacting_mediator_hold_the_published_numbers():
     zeros, ones = jnp.zeros_like(eps), jnp.ones_like(eps)
     effects = mediation.mediate(
         BoundModel(interacting, None),
+        Pairs(zeros, ones, eps),
         mediators.unit(SITES, "m"),
         jnp.arange(1),
-        zeros,
-        ones,
-        eps,
-        effect=mediation.natural,
+        effect=decompositions.natural,
     )
     found = me.estimate_natural_effects(jax.random.key(2), effects, intervention="x: 0 -> 1")
     expected = NaturalEffects(1.79, -0.13, 0.59, 1.20, 1.92, 0.72)
@@ -132,9 +130,9 @@ def one_by_one(mediator, points, baseline=None):
 
     def one(point, x0, x1, eps):
         bound = functools.partial(mediator, point)
-        found = mediation.natural_effects(BoundModel(skipping, PARAMS), x0, x1, eps, bound)
+        found = mediation.natural_effects(BoundModel(skipping, PARAMS), Pairs(x0, x1, eps), bound)
         held = mediation.controlled_direct_effect(
-            BoundModel(skipping, PARAMS), x0, x1, eps, bound(baseline)
+            BoundModel(skipping, PARAMS), Pairs(x0, x1, eps), bound(baseline)
         )
         return found, held
 
@@ -154,7 +152,7 @@ def baseline():
 def test_a_family_of_mediators_is_swept_as_one_by_one(family, baseline):
     mediator, points = FAMILIES[family]
     found = mediation.mediate(
-        BoundModel(skipping, PARAMS), mediator, points, *RUNS, baseline=baseline
+        BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points, baseline=baseline
     )
     effects, held = one_by_one(mediator, points, baseline)
     te, pnie, tnie = (
@@ -176,7 +174,7 @@ def test_a_subspace_that_is_the_whole_site_mediates_as_the_site_does():
     basis = jnp.eye(5)[None]
     groups = jnp.ones((1, 5), bool)
     by_span, by_group = (
-        mediation.mediate(BoundModel(skipping, PARAMS), make(NET, "h"), points, *RUNS)
+        mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), make(NET, "h"), points)
         for make, points in ((mediators.subspace, basis), (mediators.group, groups))
     )
     for a, b in zip(by_span.gram, by_group.gram, strict=True):
@@ -186,7 +184,10 @@ def test_a_subspace_that_is_the_whole_site_mediates_as_the_site_does():
 def test_a_direction_has_no_length():
     short, long = (
         mediation.mediate(
-            BoundModel(skipping, PARAMS), mediators.direction(NET, "h"), scale * DIRECTIONS, *RUNS
+            BoundModel(skipping, PARAMS),
+            Pairs(*RUNS),
+            mediators.direction(NET, "h"),
+            scale * DIRECTIONS,
         ).gram
         for scale in (0.01, 7.0)
     )
@@ -200,19 +201,19 @@ def test_dependent_rows_and_units_out_of_range_are_never_a_silent_nothing():
         (mediators.subspace(NET, "h"), twice),
         (mediators.unit(NET, "h"), jnp.array([5])),
     ):
-        gram = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS).gram
+        gram = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points).gram
         assert np.isnan(gram.total_total).all()
 
 
 def test_identity_residuals_are_rounding_in_both_precisions():
     mediator, points = FAMILIES["groups of several sites"]
-    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points)
     assert 0 < found.residual.max() < 1e-5
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (PARAMS, RUNS))
         sites = list_sites(skipping, wide[0], wide[1][0][0], wide[1][2][0])
         found = mediation.mediate(
-            BoundModel(skipping, wide[0]), mediators.groups(sites), points, *wide[1]
+            BoundModel(skipping, wide[0]), Pairs(*wide[1]), mediators.groups(sites), points
         )
         assert found.residual.dtype == jnp.float64
         assert found.residual.max() < 1e-12
@@ -221,11 +222,11 @@ def test_identity_residuals_are_rounding_in_both_precisions():
 def test_a_residual_tells_identities_that_fail_and_nan_from_ones_that_hold():
     one = jnp.ones(3)
     holds = NaturalEffects(3 * one, one, one, 2 * one, 2 * one, 0 * one)
-    assert mediation.identity_residual(holds) == 0
+    assert decompositions.identity_residual(holds) == 0
     fails = holds._replace(total_effect=4 * one)
-    np.testing.assert_allclose(mediation.identity_residual(fails), 1 / 4)
-    assert np.isnan(mediation.identity_residual(holds._replace(total_effect=jnp.nan * one)))
-    assert mediation.identity_residual(NaturalEffects(*[0 * one] * 6)) == 0
+    np.testing.assert_allclose(decompositions.identity_residual(fails), 1 / 4)
+    assert np.isnan(decompositions.identity_residual(holds._replace(total_effect=jnp.nan * one)))
+    assert decompositions.identity_residual(NaturalEffects(*[0 * one] * 6)) == 0
 
 
 def test_places_of_a_map_of_codes_are_mediators():
@@ -242,7 +243,7 @@ def test_places_of_a_map_of_codes_are_mediators():
     mediator = mediators.position(sites, "codes")
     points = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     found = mediation.mediate(
-        BoundModel(forward, None), mediator, points, x0, x1, jnp.zeros((1, 4))
+        BoundModel(forward, None), Pairs(x0, x1, jnp.zeros((1, 4))), mediator, points
     )
     np.testing.assert_array_equal(found.gram.total_total[:, 0], [0, 16, 25, 1])
     np.testing.assert_array_equal(found.gram.total[:, 0], [42] * 4)
@@ -258,13 +259,15 @@ def summary():
     x0, x1 = jax.random.normal(jax.random.key(3), (2, 60, 3))
     eps = 0.3 * jax.random.normal(jax.random.key(4), (60, 5))
     baseline = mediation.mean_activations(BoundModel(skipping, params), x0, eps)
-    runs = mediators.unit(NET, "h"), jnp.arange(5), x0, x1, eps
-    return me.summarise_mediation(
-        jax.random.key(5),
+    mediated = mediation.mediate(
         BoundModel(skipping, params),
-        *runs,
+        Pairs(x0, x1, eps),
+        mediators.unit(NET, "h"),
+        jnp.arange(5),
         baseline=baseline,
-        num_replicates=300,
+    )
+    return me.estimate_mediation(
+        jax.random.key(5), mediated, intervention="units of h", num_replicates=300
     )
 
 
@@ -307,7 +310,7 @@ def test_units_that_lead_nowhere_mediate_nothing_and_the_others_something(summar
 
 def test_below_the_floor_there_is_nothing_to_take_a_share_of():
     mediator, points = FAMILIES["units"]
-    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points)
     estimates = me.estimate_mediation(
         jax.random.key(0), found, intervention="units", floor=1e6, num_replicates=20, num_flips=99
     )
@@ -318,7 +321,7 @@ def test_below_the_floor_there_is_nothing_to_take_a_share_of():
 
 def test_pairs_of_one_base_image_are_one_observation():
     mediator, points = FAMILIES["units"]
-    found = mediation.mediate(BoundModel(skipping, PARAMS), mediator, points, *RUNS)
+    found = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points)
     copies = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=1), found)
     options = {"intervention": "units", "num_replicates": 200, "num_flips": 255}
     plain = me.estimate_mediation(jax.random.key(0), found, **options)
@@ -341,15 +344,15 @@ def gate_or(s):
 
 
 @pytest.mark.parametrize(("gate", "gap"), [(gate_and, 1), (gate_or, -1), (jnp.sum, 0)])
-def test_interaction_map_is_positive_for_and_negative_for_or(gate, gap):
+def test_interactions_are_positive_for_and_negative_for_or(gate, gap):
     # T9: corrupt (0, 0), clean (1, 1).
     forward = structural(lambda p, x, eps, tape: gate(tape("s", x))[None])
     sites = list_sites(forward, None, jnp.zeros(2), jnp.zeros(1))
-    runs = jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.zeros((4, 1))
-    found = me.interaction_map(
-        jax.random.key(0), BoundModel(forward, None, sites), ["s"], *runs, num_replicates=10
-    )
-    np.testing.assert_array_equal(found["s"].value, [gap, gap])
+    pairs = Pairs(jnp.zeros((4, 2)), jnp.ones((4, 2)), jnp.zeros((4, 1)))
+    found = mediation.unit_mediation(BoundModel(forward, None, sites), pairs, "s")
+    shares = decompositions.mediation_shares(found.values)
+    expected = np.full((2, 4), gap)
+    np.testing.assert_array_equal(shares.interaction / shares.denominator, expected)
 
 
 def test_depth_profile_counts_the_units_that_carry_an_effect():
@@ -357,8 +360,9 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
     share = jnp.array([1.0, 1.0, 1.0, 0.0])[:, None] / 3
     size = 1 + jax.random.uniform(jax.random.key(0), (1, 50))
     part = share * size
-    gram = mediation.Gram(size + 0 * part, part, part, part, part, part)
-    found = me.depth_profile(jax.random.key(1), {"h": gram}, num_replicates=50)
+    gram = decompositions.Gram(size + 0 * part, part, part, part, part, part)
+    table = UnitTable(tuple(("h", unit) for unit in range(4)), gram)
+    found = me.depth_profile(jax.random.key(1), table, num_replicates=50)
     np.testing.assert_allclose(found.effective_units["h"].value, 3, rtol=1e-4)
     np.testing.assert_allclose(found.largest_share["h"].value, 1 / 3, rtol=1e-5)
     np.testing.assert_allclose(found.interaction["h"].value, 0, atol=1e-6)
@@ -382,37 +386,40 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
         ),
         (
             lambda: mediation.mediate(
-                BoundModel(skipping, PARAMS), lambda point, run: {}, jnp.arange(2), *RUNS
+                BoundModel(skipping, PARAMS), Pairs(*RUNS), lambda point, run: {}, jnp.arange(2)
             ),
             "returned no intervention",
         ),
         (
             lambda: mediation.mediate(
-                BoundModel(skipping, PARAMS), *FAMILIES["units"], *RUNS, baseline={"g": jnp.ones(4)}
+                BoundModel(skipping, PARAMS),
+                Pairs(*RUNS),
+                *FAMILIES["units"],
+                baseline={"g": jnp.ones(4)},
             ),
             "unknown site 'h'.*Valid choices: g",
         ),
         (
             lambda: mediation.mediate(
                 BoundModel(skipping, PARAMS),
+                Pairs(*RUNS),
                 *FAMILIES["units"],
-                *RUNS,
-                effect=mediation.four_way_parts,
+                effect=decompositions.four_way_parts,
             ),
             "needs a baseline",
         ),
         (
-            lambda: me.interaction_map(
-                jax.random.key(0), BoundModel(skipping, PARAMS, NET), ["h", "gg"], *RUNS
+            lambda: mediation.unit_mediation(
+                BoundModel(skipping, PARAMS, NET), Pairs(*RUNS), ["h", "gg"]
             ),
             "unknown site 'gg'",
         ),
         (
             lambda: mediation.mediate(
                 BoundModel(skipping, PARAMS),
+                Pairs(*RUNS),
                 mediators.group(NET, "h"),
                 jnp.ones((1, 4), bool),
-                *RUNS,
             ),
             r"units are booleans of shape \(4,\), expected \(5,\)",
         ),

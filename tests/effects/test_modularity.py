@@ -155,8 +155,8 @@ def linear_effects(num_pixels, dose, contrast):
     x = jax.random.normal(jax.random.key(1), (6, 1))
     sites = list_sites(forward, None, x[0], jnp.zeros(0))
     return unit_effects.shift_effects(
-        BoundModel(forward, None, sites), "z", x, jnp.zeros((6, 0)), jnp.array([dose])
-    )
+        BoundModel(forward, None, sites), x, jnp.zeros((6, 0)), {"z": jnp.array([dose])}
+    ).values
 
 
 def test_trap_1_a_dead_latent_has_no_specificity_rather_than_the_largest():

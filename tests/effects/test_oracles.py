@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from vaecausal_jax import interventions as vi
-from vaecausal_jax.effects import mediation, mediators, strengths
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation, mediators, strengths
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
@@ -95,7 +96,7 @@ def test_natural_effects_are_those_of_dowhys_nested_counterfactuals_row_by_row(p
     mediator = mediators.whole(sites, "m1", "m2")
     points = jnp.array([[True, False], [False, True], [True, True]])
     ours = mediation.mediate(
-        BoundModel(forward, params), mediator, points, *runs, effect=mediation.natural
+        BoundModel(forward, params), Pairs(*runs), mediator, points, effect=decompositions.natural
     )
 
     def counterfactual(row, x, **held):
@@ -127,7 +128,9 @@ def effects_of(params, x0, x1, names, num=1):
     def patch(run):
         return vi.combine(*(vi.patch(sites, n, run[n]) for n in names))
 
-    return mediation.natural_effects(BoundModel(forward, params), x[0][0], x[1][0], x[2][0], patch)
+    return mediation.natural_effects(
+        BoundModel(forward, params), Pairs(x[0][0], x[1][0], x[2][0]), patch
+    )
 
 
 def least_squares(data, target, *names):
@@ -189,9 +192,7 @@ def test_effects_of_an_interacting_mediator_are_those_that_statsmodels_simulates
     sites = list_sites(interacting, None, one, one)
     ours = mediation.natural_effects(
         BoundModel(interacting, None),
-        0 * one,
-        one,
-        0 * one,
+        Pairs(0 * one, one, 0 * one),
         lambda run: vi.patch(sites, "m", run["m"]),
     )
     for value, row in (

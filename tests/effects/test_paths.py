@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import paths
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
 from vaecausal_jax.interventions.bound import BoundModel
@@ -85,7 +86,7 @@ def test_wiring_of_a_vae_has_both_heads_as_parents_of_the_latents():
 )
 def test_each_path_of_the_chain_has_the_product_of_its_coefficients(names, expected):
     edges = paths.along_path(CHAIN, *names)
-    effect = paths.path_effect(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, edges)
+    effect = paths.path_effect(BoundModel(chain, None), CHAIN, Pairs(ZERO, ONE, ZERO), edges)
     np.testing.assert_allclose(effect, [expected], rtol=1e-6)
 
 
@@ -93,7 +94,7 @@ def test_published_numbers_of_the_chain():
     through = paths.along_path(CHAIN, INPUT, "m1", "m2", OUTCOME)
     only = paths.along_path(CHAIN, INPUT, "m1", OUTCOME)
     effects = [
-        float(paths.path_effect(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, edges)[0])
+        float(paths.path_effect(BoundModel(chain, None), CHAIN, Pairs(ZERO, ONE, ZERO), edges)[0])
         for edges in (through, only, paths.all_edges(CHAIN), paths.no_edges(CHAIN))
     ]
     np.testing.assert_allclose(effects, [0.336, 1.2, 1.386, 0.0], atol=1e-6)
@@ -160,7 +161,7 @@ def test_random_edge_sets_agree_with_a_plain_loop_over_units_and_worlds():
     rng = np.random.default_rng(3)
     effect = jax.jit(
         lambda edges: paths.path_effect(
-            BoundModel(skip, SKIP_PARAMS), SKIP, *SKIP_X, SKIP_EPS, edges
+            BoundModel(skip, SKIP_PARAMS), SKIP, Pairs(*SKIP_X, SKIP_EPS), edges
         )
     )
     for _ in range(20):
@@ -172,7 +173,7 @@ def test_random_edge_sets_agree_with_a_plain_loop_over_units_and_worlds():
 @pytest.mark.parametrize("order", list(itertools.permutations(["a", "b", OUTCOME])))
 def test_sequential_effects_telescope_to_the_total_in_every_order(order):
     effects = paths.sequential_effects(
-        BoundModel(skip, SKIP_PARAMS), SKIP, *SKIP_X, SKIP_EPS, order=list(order)
+        BoundModel(skip, SKIP_PARAMS), SKIP, Pairs(*SKIP_X, SKIP_EPS), order=list(order)
     )
     total = (
         skip(SKIP_PARAMS, SKIP_X[1], SKIP_EPS, {}).outputs
@@ -183,7 +184,7 @@ def test_sequential_effects_telescope_to_the_total_in_every_order(order):
 
 
 def test_sequential_effects_of_the_chain_switch_the_output_side_first():
-    effects = paths.sequential_effects(BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO)
+    effects = paths.sequential_effects(BoundModel(chain, None), CHAIN, Pairs(ZERO, ONE, ZERO))
     expected = {OUTCOME: C, "m2": A2 * B2, "m1": A1 * (B1 + D * B2)}
     assert list(effects) == list(expected)
     for name, value in expected.items():
@@ -294,7 +295,7 @@ REFERENCE = paths.natural_values(BoundModel(chain, None), CHAIN, ZERO, ZERO)
         ),
         (
             lambda: paths.sequential_effects(
-                BoundModel(chain, None), CHAIN, ZERO, ONE, ZERO, order=["m1", "m2"]
+                BoundModel(chain, None), CHAIN, Pairs(ZERO, ONE, ZERO), order=["m1", "m2"]
             ),
             "each consumer of the input once",
         ),

@@ -10,7 +10,8 @@ import pytest
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
-from vaecausal_jax.effects import mediation
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation
 from vaecausal_jax.effects import shapley as games
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
@@ -37,7 +38,8 @@ def played(forward, x0, x1, name="s", **options):
     x0, x1, eps = jnp.asarray(x0, float), jnp.asarray(x1, float), jnp.zeros(1)
     sites = list_sites(forward, None, x0, eps)
     runs = (x0[None], x1[None], eps[None])
-    return games.latent_game(BoundModel(forward, None, sites), name, *runs, **options)[:, 0]
+    net = BoundModel(forward, None, sites)
+    return games.latent_game(net, Pairs(*runs), name, **options)[:, 0]
 
 
 def test_subsets_are_the_bits_of_their_number():
@@ -225,7 +227,7 @@ def runs():
 
 @jax.jit
 def latent_values(params, x0, x1, eps):
-    return games.latent_game(MODEL.bind(params), "latent/z", x0, x1, eps)
+    return games.latent_game(MODEL.bind(params), Pairs(x0, x1, eps), "latent/z")
 
 
 def test_latent_game_equals_a_loop_of_group_patches(runs):
@@ -255,9 +257,11 @@ def test_all_latents_together_are_a_cut_and_shapley_values_share_it_out(runs):
 def test_singles_are_the_denoising_and_noising_effects_of_mediation(runs):
     found = dividends_of(latent_values(*runs))
     grams = jax.jit(
-        lambda params, *images: mediation.unit_mediation(MODEL.bind(params), "latent/z", *images)
+        lambda params, *images: (
+            mediation.unit_mediation(MODEL.bind(params), Pairs(*images), "latent/z").values
+        )
     )(*runs)
-    shares = mediation.mediation_shares(grams)
+    shares = decompositions.mediation_shares(grams)
     for effects, expected in (
         (games.denoising_effects(found), shares.denoising),
         (games.noising_effects(found), shares.noising),
@@ -278,7 +282,7 @@ def test_players_may_be_groups_of_units_and_of_channels(runs):
     params, *images = runs
     grouped = jax.jit(
         lambda params, *images: games.latent_game(
-            MODEL.bind(params), "latent/z", *images, players=groups
+            MODEL.bind(params), Pairs(*images), "latent/z", players=groups
         )
     )(params, *images)
     singles = latent_values(*runs)
@@ -343,4 +347,4 @@ def test_positions_of_codes_are_no_players():
     )
     image = jnp.zeros((1, *model.image_shape))
     with pytest.raises(ValueError, match="'latent/codes'.*no units to play with"):
-        games.latent_game(model.bind(None), "latent/codes", image, image, jnp.zeros((1, 0)))
+        games.latent_game(model.bind(None), Pairs(image, image, jnp.zeros((1, 0))), "latent/codes")

@@ -7,8 +7,10 @@ import xarray as xr
 
 from vaecausal_jax import data, models
 from vaecausal_jax import interventions as iv
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediation, stored
 from vaecausal_jax.effects import support as manifold
+from vaecausal_jax.effects.decompositions import Gram
 from vaecausal_jax.sweeps.stored import run_stored
 
 MODEL = models.mlp_vae((16, 16, 1), latent_size=3, encoder_dense=(6,), decoder_dense=(5,))
@@ -27,15 +29,21 @@ def run(parts, folder, slab_points=3):
     return {part.name: xr.open_zarr(path, group=part.name).load() for part in parts}
 
 
+def bound(case):
+    """The network, and the pairs."""
+    params, *runs = case
+    return MODEL.bind(params), Pairs(*runs)
+
+
 def outcome(params, x, eps, patch=None):
     return np.asarray(MODEL.forward(params, x, eps, patch or {}).outputs, np.float64)
 
 
 def test_every_unit_of_every_site_both_ways(case, tmp_path):
     params, x0, x1, eps = case
-    results = run(stored.unit_patching(MODEL, *case), tmp_path)
+    results = run(stored.unit_patching(*bound(case)), tmp_path)
     assert list(results) == list(MODEL.sites)[:-1]
-    whole = mediation.unit_mediation(MODEL.bind(params), HIDDEN, x0, x1, eps)
+    whole = mediation.unit_mediation(MODEL.bind(params), Pairs(x0, x1, eps), HIDDEN).values
     for name, values in whole._asdict().items():
         np.testing.assert_allclose(results[HIDDEN][name], values, rtol=1e-5, atol=1e-6)
     site = MODEL.forward(params, x1[2], eps[2]).activations[HIDDEN]
@@ -49,7 +57,7 @@ def test_every_unit_of_every_site_both_ways(case, tmp_path):
 
 def test_patched_activations_are_scored_by_how_far_out_they_lie(case, tmp_path):
     params, x0, x1, eps = case
-    result = run(stored.unit_patching(MODEL, *case, sites=[HIDDEN]), tmp_path / "u")[HIDDEN]
+    result = run(stored.unit_patching(*bound(case), sites=[HIDDEN]), tmp_path / "u")[HIDDEN]
     both = [
         np.stack([MODEL.forward(params, *c).activations[HIDDEN] for c in zip(x, eps, strict=True)])
         for x in (x0, x1)
@@ -58,7 +66,7 @@ def test_patched_activations_are_scored_by_how_far_out_they_lie(case, tmp_path):
     expected = manifold.unit_support_scores(MODEL.sites, HIDDEN, natural, donor)
     # Ranks among eight distances; a tie turns on the last bit.
     np.testing.assert_allclose(result.support, expected.reshape(5, 2, 4), atol=1 / 16 + 1e-6)
-    doses = run(stored.latent_doses(MODEL, params, x0, eps, (0.0, 50.0)), tmp_path / "d")
+    doses = run(stored.latent_doses(MODEL.bind(params), x0, eps, (0.0, 50.0)), tmp_path / "d")
     support = doses["latent/z"].support
     assert (support.values[1::2] == 1).all()
     # Left alone, the four codes are natural: the ranks of their own distances.
@@ -73,20 +81,20 @@ def test_sites_of_codes_have_no_distances(tmp_path):
     x0, x1 = jax.random.uniform(jax.random.key(1), (2, 3, *model.image_shape))
     name = next(n for n, site in model.sites.items() if not np.issubdtype(site.dtype, np.floating))
     eps = np.zeros((3, *model.noise_shape), np.float32)
-    parts = stored.unit_patching(model, params, x0, x1, eps, sites=[name])
+    parts = stored.unit_patching(model.bind(params), Pairs(x0, x1, eps), sites=[name])
     assert np.isnan(run(parts, tmp_path)[name].support).all()
 
 
 def test_groups_of_one_are_units_and_whole_sites_mediate_everything(case, tmp_path):
-    single = stored.group_patching(MODEL, *case, {HIDDEN: np.eye(5, dtype=bool)})
-    units = stored.unit_patching(MODEL, *case, sites=[HIDDEN])
+    single = stored.group_patching(*bound(case), {HIDDEN: np.eye(5, dtype=bool)})
+    units = stored.unit_patching(*bound(case), sites=[HIDDEN])
     groups, expected = run(single, tmp_path / "g"), run(units, tmp_path / "u")
-    for name in mediation.Gram._fields:
+    for name in Gram._fields:
         np.testing.assert_allclose(
             groups[HIDDEN][name], expected[HIDDEN][name], rtol=1e-4, atol=1e-6
         )
-    sites = stored.whole_sites(MODEL, [HIDDEN, "latent/z"])
-    whole = run(stored.group_patching(MODEL, *case, sites), tmp_path / "w")
+    sites = stored.whole_sites(MODEL.bind(None), [HIDDEN, "latent/z"])
+    whole = run(stored.group_patching(*bound(case), sites), tmp_path / "w")
     for result in whole.values():
         np.testing.assert_allclose(result.total_pure, result.total, rtol=1e-4)
         np.testing.assert_allclose(result.total_total, result.total, rtol=1e-4)
@@ -97,7 +105,7 @@ def test_pairs_of_units_equal_four_forwards_and_do_not_interact_before_a_linear_
     case, tmp_path
 ):
     params, x0, x1, eps = case
-    results = run(stored.unit_pairs(MODEL, *case, sites=["latent/z", HIDDEN]), tmp_path)
+    results = run(stored.unit_pairs(*bound(case), sites=["latent/z", HIDDEN]), tmp_path)
     linear = results[HIDDEN]
     assert linear.sizes["units"] == 10
     np.testing.assert_allclose(linear.interaction / linear.total, 0.0, atol=1e-5)
@@ -120,7 +128,7 @@ def test_pairs_of_units_equal_four_forwards_and_do_not_interact_before_a_linear_
 def test_doses_shift_each_latent_by_its_own_spread(case, tmp_path):
     params, x0, _, eps = case
     doses = (-1.0, 0.0, 2.0)
-    result = run(stored.latent_doses(MODEL, params, x0, eps, doses), tmp_path)["latent/z"]
+    result = run(stored.latent_doses(MODEL.bind(params), x0, eps, doses), tmp_path)["latent/z"]
     z = np.stack(
         [MODEL.forward(params, *c).activations["latent/z"] for c in zip(x0, eps, strict=True)]
     )
@@ -139,7 +147,7 @@ def test_factors_are_set_on_the_input(case, tmp_path):
     params, _, _, eps = case
     world = data.sprites(16)
     levels = data.sample_factors(jax.random.key(3), world, 4)
-    results = run(stored.factor_sweeps(MODEL, params, world, levels, eps), tmp_path)
+    results = run(stored.factor_sweeps(MODEL.bind(params), world, levels, eps), tmp_path)
     assert list(results) == [f"input/{name}" for name in data.factor_names(world)]
     for factor in world.factors:
         assert results[f"input/{factor.name}"].sizes["level"] == factor.num_distinct
@@ -158,8 +166,8 @@ def test_factors_are_set_on_the_input(case, tmp_path):
 
 
 def test_surrogates_of_a_linear_stretch_are_the_exact_effects(case, tmp_path):
-    surrogate = run(stored.attributions(MODEL, *case, sites=[HIDDEN]), tmp_path / "s")[HIDDEN]
-    exact = run(stored.unit_patching(MODEL, *case, sites=[HIDDEN]), tmp_path / "e")[HIDDEN]
+    surrogate = run(stored.attributions(*bound(case), sites=[HIDDEN]), tmp_path / "s")[HIDDEN]
+    exact = run(stored.unit_patching(*bound(case), sites=[HIDDEN]), tmp_path / "e")[HIDDEN]
     for arm, name in enumerate(("total_pure", "total_total")):
         for kind in ("attribution", "hessian"):
             found = surrogate[kind].isel(arm=arm).transpose("unit", "pair")
@@ -171,13 +179,13 @@ def test_surrogates_of_a_linear_stretch_are_the_exact_effects(case, tmp_path):
     ("ask", "message"),
     [
         (
-            lambda c: stored.unit_pairs(MODEL, *c, sites=[HIDDEN], max_runs=59),
+            lambda c: stored.unit_pairs(*bound(c), sites=[HIDDEN], max_runs=59),
             "take 60 runs, mo",
         ),
-        (lambda c: stored.group_patching(MODEL, *c, {HIDDEN: np.ones((1, 4), bool)}), r"\(1, 4"),
-        (lambda c: stored.group_patching(MODEL, *c, {HIDDEN: np.ones((1, 5))}), "float64"),
-        (lambda c: stored.unit_patching(MODEL, *c, sites=["decoder/dense"]), "Did you mean"),
-        (lambda c: stored.unit_patching(MODEL, c[0], c[1][:2], *c[2:]), "x0 has 2, x1 has 4"),
+        (lambda c: stored.group_patching(*bound(c), {HIDDEN: np.ones((1, 4), bool)}), r"\(1, 4"),
+        (lambda c: stored.group_patching(*bound(c), {HIDDEN: np.ones((1, 5))}), "float64"),
+        (lambda c: stored.unit_patching(*bound(c), sites=["decoder/dense"]), "Did you mean"),
+        (lambda c: stored.unit_patching(*bound((c[0], c[1][:2], *c[2:]))), "x0 has 2, x1 has 4"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused_before_any_work(case, ask, message):

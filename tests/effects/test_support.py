@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.support import (
     check_subspace,
     reencode_gaps,
@@ -142,7 +143,7 @@ def illusion(params, x, eps, interventions):
 def run_check(params, basis, x0, x1):
     eps = jnp.zeros((len(x0), 0))
     sites = list_sites(illusion, params, x0[0], eps[0])
-    return check_subspace(BoundModel(illusion, params, sites), "h", basis, x0, x1, eps)
+    return check_subspace(BoundModel(illusion, params, sites), Pairs(x0, x1, eps), "h", basis)
 
 
 def check(basis, x0, x1, *, weights, rotation=None):
@@ -222,7 +223,7 @@ def test_the_check_runs_at_a_convolution_of_a_network():
     x0, x1 = jax.random.uniform(jax.random.key(1), (2, 5, 8, 8, 1))
     eps = jax.random.normal(jax.random.key(2), (5, 2))
     run = jax.jit(
-        lambda basis: check_subspace(model.bind(params), "encoder/conv0", basis, x0, x1, eps)
+        lambda basis: check_subspace(model.bind(params), Pairs(x0, x1, eps), "encoder/conv0", basis)
     )
     whole = run(jnp.eye(4))
     # All directions together are the whole site.
@@ -233,7 +234,9 @@ def test_the_check_runs_at_a_convolution_of_a_network():
 def dependent(basis):
     params, eps = (jnp.eye(3), DORMANT), jnp.zeros((20, 0))
     sites = list_sites(illusion, params, X0[0], eps[0])
-    return check_subspace(BoundModel(illusion, params, sites), "h", jnp.asarray(basis), X0, X1, eps)
+    return check_subspace(
+        BoundModel(illusion, params, sites), Pairs(X0, X1, eps), "h", jnp.asarray(basis)
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.factors import factor_effects
 from vaecausal_jax.factors.factor_effects import (
     leakage,
@@ -16,9 +17,9 @@ from vaecausal_jax.factors.factor_effects import (
     tensor_estimate,
     write_tensor,
 )
-from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
+from vaecausal_jax.sweeps.unit_tables import UnitTable
 
 FACTORS, UNITS = 3, 5
 A, B = (np.random.default_rng(s).normal(size=(FACTORS, UNITS)) for s in (0, 1))
@@ -42,12 +43,15 @@ def vector_pairs(num, seed=0, noise=UNITS):
     change = rng.uniform(0.5, 1.5, size=(FACTORS, num))
     x1 = x0 + change[..., None] * np.eye(FACTORS)[:, None]
     eps = rng.normal(size=(FACTORS, num, noise))
-    return FactorPairs(*(jnp.asarray(a, jnp.float32) for a in (x0, x1, eps, change)))
+    x0, x1, eps, change = (jnp.asarray(a, jnp.float32) for a in (x0, x1, eps, change))
+    return Pairs(x0, x1, eps, change=change)
 
 
 def test_mediation_in_a_linear_network_is_the_product_of_its_slopes():
     pairs = vector_pairs(7)
-    found = jax.jit(lambda p: mediation_tensor(BoundModel(linear, PARAMS, SITES), "h", p))(pairs)
+    found = jax.jit(lambda p: mediation_tensor(BoundModel(linear, PARAMS, SITES), p, "h").values)(
+        pairs
+    )
     # M[u, k, l] = (dh_u / dg_k) dg_k (dr_l / dh_u).
     expected = np.einsum("ku,kp,lu->uklp", A, pairs.change, B)
     assert found.shape == (UNITS, FACTORS, FACTORS, 7)
@@ -56,7 +60,7 @@ def test_mediation_in_a_linear_network_is_the_product_of_its_slopes():
 
 def test_reading_in_a_linear_network_is_the_slope_over_the_spread_of_the_unit():
     pairs = vector_pairs(9)
-    found = read_tensor(BoundModel(linear, PARAMS, SITES), "h", pairs)
+    found = read_tensor(BoundModel(linear, PARAMS, SITES), pairs, "h").values
     x, eps = np.concatenate([pairs.x0, pairs.x1]), np.concatenate([pairs.eps, pairs.eps])
     sd = (x @ A + eps).reshape(-1, UNITS).std(0)
     expected = np.abs(A.T)[:, :, None] * np.asarray(pairs.change)[None] / sd[:, None, None]
@@ -66,21 +70,23 @@ def test_reading_in_a_linear_network_is_the_slope_over_the_spread_of_the_unit():
 def test_writing_in_a_linear_network_is_the_slope_times_the_spread_of_the_unit():
     rng = np.random.default_rng(3)
     x, eps = (jnp.asarray(rng.normal(size=(11, n)), jnp.float32) for n in (FACTORS, UNITS))
-    found = write_tensor(BoundModel(linear, PARAMS, SITES), "h", x, eps)
+    found = write_tensor(BoundModel(linear, PARAMS, SITES), x, eps, "h").values
     sd = (x @ PARAMS[0] + eps).std(0)
     expected = np.broadcast_to((B * np.asarray(sd)[None]).T[..., None], found.shape)
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    twice = write_tensor(BoundModel(linear, PARAMS, SITES), "h", x, eps, dose=2 * sd)
+    twice = write_tensor(BoundModel(linear, PARAMS, SITES), x, eps, "h", doses={"h": 2 * sd}).values
     np.testing.assert_allclose(twice, 2 * expected, atol=1e-4)
 
 
 def test_a_dead_unit_reads_and_mediates_nothing_and_a_last_layer_writes_itself():
     params = PARAMS[0].at[:, 1].set(0.0), PARAMS[1]
     pairs = vector_pairs(6)._replace(eps=jnp.zeros((FACTORS, 6, UNITS)))
-    assert np.all(read_tensor(BoundModel(linear, params, SITES), "h", pairs)[1] == 0)
-    assert np.all(mediation_tensor(BoundModel(linear, params, SITES), "h", pairs)[1] == 0)
+    assert np.all(read_tensor(BoundModel(linear, params, SITES), pairs, "h").values[1] == 0)
+    assert np.all(mediation_tensor(BoundModel(linear, params, SITES), pairs, "h").values[1] == 0)
     x, eps = jax.random.normal(jax.random.key(0), (4, FACTORS)), jnp.zeros((4, UNITS))
-    own = write_tensor(BoundModel(linear, params, SITES), "r", x, eps, dose=jnp.ones(FACTORS))
+    own = write_tensor(
+        BoundModel(linear, params, SITES), x, eps, "r", doses={"r": jnp.ones(FACTORS)}
+    ).values
     expected = np.broadcast_to(np.eye(FACTORS)[..., None], own.shape)
     np.testing.assert_allclose(own, expected, atol=1e-5)
 
@@ -98,7 +104,7 @@ def network():
     params = model.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     x0, x1 = (jax.random.uniform(k, (2, 3, 8, 8, 1)) for k in keys[:2])
-    pairs = FactorPairs(x0, x1, jax.random.normal(keys[2], (2, 3, 3)), jnp.ones((2, 3)))
+    pairs = Pairs(x0, x1, jax.random.normal(keys[2], (2, 3, 3)), change=jnp.ones((2, 3)))
     return model, params, pairs
 
 
@@ -121,8 +127,8 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
 
     def mediation(p):
         return mediation_tensor(
-            BoundModel(model.forward, params, sites), name, p, outcome=halves, change=curved
-        )
+            BoundModel(model.forward, params, sites), p, name, outcome=halves, change=curved
+        ).values
 
     found = jax.jit(mediation)(pairs)
     values = np.zeros((2, 2, 3, *site.shape), np.float32)
@@ -141,7 +147,7 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
                 )
                 expected = curved(halves(lost), halves(target))
                 np.testing.assert_allclose(found[u, k, :, i], expected, atol=1e-4)
-    read = read_tensor(BoundModel(model.forward, params, sites), name, pairs)
+    read = read_tensor(BoundModel(model.forward, params, sites), pairs, name).values
     for u in range(site.num_units):
         of_unit = values[..., u].reshape(2, 2, 3, -1)
         moved = np.abs(of_unit[1] - of_unit[0]).mean(-1)
@@ -154,41 +160,47 @@ def test_positions_of_codes_mediate_but_are_not_read_or_written():
     )
     params = model.init(jax.random.key(0))
     x = jax.random.uniform(jax.random.key(1), (2, 2, 3, 8, 8, 1))
-    pairs = FactorPairs(x[0], x[1], jnp.zeros((2, 3, 0)), jnp.ones((2, 3)))
+    pairs = Pairs(x[0], x[1], jnp.zeros((2, 3, 0)), change=jnp.ones((2, 3)))
     name = "latent/codes"
-    found = mediation_tensor(model.bind(params), name, pairs, outcome=halves)
+    found = mediation_tensor(model.bind(params), pairs, name, outcome=halves).values
     assert found.shape == (model.sites[name].num_positions, 2, 2, 3)
     with pytest.raises(ValueError, match="without units"):
-        read_tensor(model.bind(params), name, pairs)
+        read_tensor(model.bind(params), pairs, name)
     with pytest.raises(ValueError, match="without units"):
-        write_tensor(model.bind(params), name, x[0, 0], jnp.zeros((3, 0)))
+        write_tensor(model.bind(params), x[0, 0], jnp.zeros((3, 0)), name)
 
 
 def test_discoveries_are_controlled_over_all_sites_together():
     rng = np.random.default_rng(0)
     strong = rng.normal(size=(2, 3, 3, 40)) * 0.1 + np.eye(3)[None, :, :, None]
     nothing = rng.normal(size=(50, 3, 3, 40))
-    found = tensor_estimate(
-        jax.random.key(0), {"a": strong, "b": nothing}, intervention="test", num_replicates=200
+    table = UnitTable(
+        tuple((site, unit) for site, num in (("a", 2), ("b", 50)) for unit in range(num)),
+        jnp.concatenate([strong, nothing]),
     )
-    np.testing.assert_array_equal(found["a"].significant, np.broadcast_to(np.eye(3) > 0, (2, 3, 3)))
-    assert found["b"].significant.mean() < 0.02
-    assert found["b"].estimate.value.shape == (50, 3, 3)
-    np.testing.assert_allclose(leakage(found["a"].filtered), [0, 0], atol=1e-6)
-    own = found["a"].estimate
+    found = table.map(
+        lambda samples: tensor_estimate(
+            jax.random.key(0), samples, intervention="test", num_replicates=200
+        )
+    )
+    a, b = (found.sel(site).values for site in "ab")
+    np.testing.assert_array_equal(a.significant, np.broadcast_to(np.eye(3) > 0, (2, 3, 3)))
+    assert b.significant.mean() < 0.02
+    assert b.estimate.value.shape == (50, 3, 3)
+    np.testing.assert_allclose(leakage(a.filtered), [0, 0], atol=1e-6)
+    own = a.estimate
     assert np.all((own.low <= own.value) & (own.value <= own.high))
     # Alone, the same p-values face a smaller family.
-    alone = tensor_estimate(jax.random.key(0), {"a": strong}, intervention="test")
-    own = found["a"].significant
-    assert np.all(alone["a"].p_value[own] < found["a"].p_value[own])
+    alone = tensor_estimate(jax.random.key(0), strong, intervention="test")
+    assert np.all(alone.p_value[a.significant] < a.p_value[a.significant])
 
 
 def test_an_effect_below_the_smallest_of_interest_is_not_significant():
-    samples = {"a": np.full((1, 2, 2, 9), 0.05) + 1e-3 * np.random.default_rng(0).normal(size=9)}
+    samples = np.full((1, 2, 2, 9), 0.05) + 1e-3 * np.random.default_rng(0).normal(size=9)
     any_size = tensor_estimate(jax.random.key(0), samples, intervention="test")
     of_interest = tensor_estimate(jax.random.key(0), samples, intervention="test", delta=0.1)
-    assert any_size["a"].significant.all()
-    assert not of_interest["a"].significant.any()
+    assert any_size.significant.all()
+    assert not of_interest.significant.any()
 
 
 def test_leakage_is_the_share_off_the_diagonal():
@@ -211,22 +223,21 @@ def test_agreement_is_the_cosine_over_factors():
 BAD = [
     (lambda: leakage(np.ones((2, 3))), r"\(2, 3\), expected \(\.\.\., factors, factors\)"),
     (lambda: read_write_agreement(np.ones(2), np.ones(3)), "need one shape"),
-    (lambda: tensor_estimate(jax.random.key(0), {}, intervention=""), "at least one site"),
     (
-        lambda: tensor_estimate(jax.random.key(0), {"a": np.ones((2, 4))}, intervention="", q=1.0),
+        lambda: tensor_estimate(jax.random.key(0), np.ones((2, 4)), intervention="", q=1.0),
         "q must lie",
     ),
     (
-        lambda: mediation_tensor(BoundModel(linear, PARAMS, SITES), "hh", vector_pairs(2)),
+        lambda: mediation_tensor(BoundModel(linear, PARAMS, SITES), vector_pairs(2), "hh").values,
         "Did you mean 'h'",
     ),
     (
         lambda: write_tensor(
             BoundModel(linear, PARAMS, SITES),
-            "h",
             jnp.ones((2, 3)),
             jnp.ones((2, 5)),
-            dose=jnp.ones(2),
+            "h",
+            doses={"h": jnp.ones(2)},
         ),
         r"dose has shape \(2,\), expected \(5,\)",
     ),

@@ -10,6 +10,7 @@ import pytest
 
 from vaecausal_jax.circuits.graph_distance import graph_score
 from vaecausal_jax.data import causal, scenes
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediators
 from vaecausal_jax.factors.factor_graphs import (
     direct_effects,
@@ -17,7 +18,6 @@ from vaecausal_jax.factors.factor_graphs import (
     scm_pairs,
     swap_effects,
 )
-from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
@@ -44,7 +44,7 @@ def noise_pairs(model, num, seed=0):
     size = len(model.names)
     x0 = jax.random.normal(jax.random.key(seed), (size, num, size))
     x1 = x0 + jnp.eye(size)[:, None]
-    return FactorPairs(x0, x1, jnp.zeros((size, num, 0)), jnp.ones((size, num)))
+    return Pairs(x0, x1, jnp.zeros((size, num, 0)), change=jnp.ones((size, num)))
 
 
 def recovered(model, num=12, **change):
@@ -53,9 +53,9 @@ def recovered(model, num=12, **change):
     size = len(model.names)
     return swap_effects(
         BoundModel(forward, None),
+        pairs,
         mediators.group(sites, "own"),
         jnp.eye(size, dtype=bool),
-        pairs,
         **change,
     )
 
@@ -226,7 +226,7 @@ def test_every_factor_needs_a_representation():
     with pytest.raises(ValueError, match="leading axis of 3 factors"):
         swap_effects(
             BoundModel(forward, None),
+            pairs,
             mediators.group(sites, "own"),
             jnp.eye(3, dtype=bool)[:2],
-            pairs,
         )

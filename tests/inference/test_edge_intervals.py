@@ -20,6 +20,7 @@ from vaecausal_jax import inference
 from vaecausal_jax.circuits.selectors import select_top
 from vaecausal_jax.circuits.stability import selection_stability
 from vaecausal_jax.circuits.tasks import make_task, task_values
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediators
 from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects
 from vaecausal_jax.effects.strengths import StrengthSamples
@@ -97,7 +98,9 @@ def first_output(trace):
 
 def task_of(edge: Edge):
     x1, eps = images(edge), jnp.zeros((edge.num, 2))
-    return make_task(forward, None, SITES, jnp.zeros_like(x1), x1, eps, outcome=first_output)
+    return make_task(
+        BoundModel(forward, None, SITES), Pairs(jnp.zeros_like(x1), x1, eps), outcome=first_output
+    )
 
 
 def strength_samples(edge: Edge) -> StrengthSamples:

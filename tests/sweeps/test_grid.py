@@ -1,5 +1,6 @@
 """Sweeps: the same numbers as two plain loops, whatever the chunk, from one trace."""
 
+import functools
 import re
 
 import chex
@@ -219,7 +220,11 @@ def test_patch_units_equals_patching_each_unit_in_each_run_also_past_a_skip(site
     clean = jax.vmap(lambda x, eps: skipping(params, x, eps, {}).outputs)(x, eps)
     rows = Rows(x, eps, jnp.stack(natural), donor, clean)
     swept = patch_units(
-        BoundModel(skipping, params, sites), site, rows, lambda y, row: 2 * y - row.x, block=block
+        BoundModel(skipping, params, sites),
+        site,
+        rows,
+        lambda y, row: 2 * y - row.x,
+        sweep=functools.partial(sweep, block=block),
     )
     for part in range(3):
         where = {"position" if site == "codes" else "unit": part}

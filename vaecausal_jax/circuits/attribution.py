@@ -19,7 +19,7 @@ from vaecausal_jax.effects.attribution import Quadrature, gauss_legendre
 from vaecausal_jax.effects.paths import INPUT, OUTCOME, Node
 from vaecausal_jax.interventions import Affine
 from vaecausal_jax.interventions.sites import measure
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 _AT_TARGET = Quadrature(np.ones(1), np.ones(1))
 
@@ -56,7 +56,7 @@ def node_integrated(task: Task, *, rule: Quadrature | None = None) -> Scores:
 
 
 def edge_integrated(
-    task: Task, *, rule: Quadrature | None = None, block: Block | None = None
+    task: Task, *, rule: Quadrature | None = None, sweep: SweepFn = sweep
 ) -> Scores:
     """EAP-IG: the gradient at what v computes, times v's first-order change through u alone.
 
@@ -67,13 +67,14 @@ def edge_integrated(
     Args:
         task: The task; all its nodes hold floating values.
         rule: See ``node_integrated``.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
     """
     rule = gauss_legendre(5) if rule is None else rule
     gradients = _path_gradients(task, rule)
     change = _changes(task)
-    moments = jnp.asarray(rule.nodes, task.x1.dtype)
-    along = jax.vmap(lambda t: task_values(task, task.x0 + t * (task.x1 - task.x0)))(moments)
+    x0, x1, noise = task.pairs.runs
+    moments = jnp.asarray(rule.nodes, x1.dtype)
+    along = jax.vmap(lambda t: task_values(task, x0 + t * (x1 - x0)))(moments)
     scores = {}
     for source, target in task.wires.pairs:
         node, end = task.wires.nodes[source], task.wires.nodes[target]
@@ -92,11 +93,11 @@ def edge_integrated(
 
         keep = {n: along[n] for n in {*parents, INPUT}}
         repeated = [
-            jnp.broadcast_to(a[None], (moments.size, *a.shape)) for a in (task.eps, change[source])
+            jnp.broadcast_to(a[None], (moments.size, *a.shape)) for a in (noise, change[source])
         ]
         rows = (keep, *repeated, gradients[target][1])
         rows = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rows)
-        found = sweep(score, jnp.arange(node.num_units), rows, block=block)
+        found = sweep(score, jnp.arange(node.num_units), rows)
         # (source units, nodes of the rule x pairs, target units)
         found = found.reshape(node.num_units, moments.size, -1, end.num_units).sum(1)
         scores[source, target] = np.asarray(found.mean(1))
@@ -106,7 +107,7 @@ def edge_integrated(
 def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node, Array]]:
     """Node to the metric's gradient in its value, (rule, pairs, ...), times the rule's weights."""
     rule = gauss_legendre(5) if rule is None else rule
-    dtype = task.x1.dtype
+    dtype = task.pairs.x1.dtype
     moments, weights = (jnp.asarray(part, dtype) for part in (rule.nodes, rule.weights))
     names = [*task.node_sites, OUTCOME]
     for name in names:
@@ -124,7 +125,7 @@ def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node
                 for n, a in shifts.items()
                 if n != OUTCOME
             }
-            trace = task.forward(task.params, x0 + t * (x1 - x0), eps, put)
+            trace = task.net(x0 + t * (x1 - x0), eps, put)
             return task.metric(measure(task.outcome, trace) + shifts[OUTCOME], y0, y1)
 
         nodes = task.wires.nodes
@@ -132,7 +133,7 @@ def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node
 
     over_pairs = jax.vmap(gradient, (None, 0, 0, 0, 0, 0))
     found = jax.jit(jax.vmap(over_pairs, (0, None, None, None, None, None)))(
-        moments, task.x0, task.x1, task.eps, y0, y1
+        moments, task.pairs.x0, task.pairs.x1, task.pairs.eps, y0, y1
     )
     return {
         n: (task.wires.nodes[n], g * weights.reshape(-1, *(1,) * (g.ndim - 1)).astype(g.dtype))
@@ -141,5 +142,5 @@ def _path_gradients(task: Task, rule: Quadrature | None) -> dict[str, tuple[Node
 
 
 def _changes(task: Task) -> dict[str, Array]:
-    low, high = task_values(task, task.x0), task_values(task, task.x1)
+    low, high = task_values(task, task.pairs.x0), task_values(task, task.pairs.x1)
     return {name: high[name] - low[name] for name in low}

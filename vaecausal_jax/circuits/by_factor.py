@@ -27,8 +27,10 @@ from vaecausal_jax.circuits.null_graphs import generator
 from vaecausal_jax.circuits.scorers import Arms, mean_scores, node_samples
 from vaecausal_jax.circuits.selectors import select_significant
 from vaecausal_jax.circuits.tasks import Task, ablation_references, make_task, outcomes
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.inference import Estimate, equivalence_test, false_discovery, split_halves
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Outcome, outputs
 
 
 class FactorCircuit(NamedTuple):
@@ -69,10 +71,8 @@ class FactorMap(NamedTuple):
 
 def factor_circuits(
     key: Array,
-    forward: Forward,
-    params: Any,
-    sites: Sites,
-    pairs: Mapping[str, tuple[Array, Array, Array]],
+    net: BoundModel,
+    pairs: Mapping[str, Pairs],
     *,
     nodes: Sequence[str] = (),
     outcome: Outcome = outputs,
@@ -90,11 +90,8 @@ def factor_circuits(
 
     Args:
         key: Typed PRNG key.
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
-        pairs: Factor to (x0, x1, eps), inputs that differ in it alone, (pairs, ...) each; eight or
-            more.
+        net: The network with its parameters.
+        pairs: Factor to pairs that differ in it alone, eight or more.
         nodes: Sites whose units are candidates; see ``make_task``.
         outcome: Trace to the array of interest.
         samples_fn: Task to effects of its parts: ``node_samples`` or ``edge_samples``.
@@ -107,12 +104,13 @@ def factor_circuits(
     if not pairs:
         raise ValueError("pairs holds no factor.")
     found = {}
-    for number, (name, (x0, x1, eps)) in enumerate(pairs.items()):
-        if len(x0) < 8:
-            raise ValueError(f"factor {name!r} has {len(x0)} pairs, expected 8 or more.")
+    for number, (name, of_factor) in enumerate(pairs.items()):
+        num = check_pairs(of_factor)
+        if num < 8:
+            raise ValueError(f"factor {name!r} has {num} pairs, expected 8 or more.")
         half_key, donor_key, weight_key = jax.random.split(jax.random.fold_in(key, number), 3)
-        task = make_task(forward, params, sites, x0, x1, eps, nodes=nodes, outcome=outcome)
-        first, second = split_halves(half_key, jnp.arange(len(x0)))
+        task = make_task(net, of_factor, nodes=nodes, outcome=outcome)
+        first, second = split_halves(half_key, jnp.arange(num))
         explore, confirm = task.take(first), task.take(second)
         y0, y1 = outcomes(explore)
         total = float(jnp.mean(jax.vmap(task.metric)(y1, y0, y1)))

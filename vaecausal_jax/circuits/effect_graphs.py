@@ -14,39 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
 from vaecausal_jax.circuits.layers import join_blocks
 from vaecausal_jax.circuits.scorers import patched_values, read_node
-from vaecausal_jax.circuits.tasks import Task, make_task, task_values
+from vaecausal_jax.circuits.tasks import Task, task_values
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME, Pair, natural_values
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, outputs
 from vaecausal_jax.processes import to_host
-from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 FACTORS = "factors"
 """The layer of ground-truth factors, read by whatever reads the input."""
 
 _ROWS = 4096
 """Edges bootstrapped together: memory is rows x replicates."""
-
-
-class OneFactorPairs(NamedTuple):
-    """Inputs that differ in one factor; leaves have a leading axis of pairs.
-
-    Attributes:
-        x0: Inputs before the change.
-        x1: Inputs after it.
-        eps: Noise shared by both.
-        step: (pairs,) level after minus level before: gives signed effects their direction.
-    """
-
-    x0: Array
-    x1: Array
-    eps: Array
-    step: Array
 
 
 class EdgeSamples(NamedTuple):
@@ -89,55 +71,40 @@ class EffectGraph(NamedTuple):
 
 def effect_graph(
     key: Array,
-    forward: Forward,
-    params: Any,
-    sites: Sites,
-    x: Array,
-    donor: Array,
-    eps: Array,
+    task: Task,
     *,
-    nodes: Sequence[str] = (),
-    outcome: Outcome = outputs,
     readouts: Sequence[str] = (),
-    factors: Mapping[str, OneFactorPairs] | None = None,
+    factors: Mapping[str, Pairs] | None = None,
     min_effect: float = 0.0,
     level: float = 0.95,
     num_replicates: int = 500,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> EffectGraph:
     """Every edge of a network as an effect.
 
     Args:
         key: Typed PRNG key, for the bootstrap.
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
-        x: Inputs of the runs, (images, ...).
-        donor: Inputs of the donors, (images, ...), drawn independently.
-        eps: Noise, (images, ...), shared by run and donor.
-        nodes: Sites whose units are nodes; all if empty. See ``make_task``.
-        outcome: Trace to the last layer: a vector of read-outs, or an image by channels.
+        task: Runs are its targets, donors its references, drawn independently:
+            ``make_task(net, Pairs(donor, x, eps), nodes=..., outcome=...)``.
         readouts: Names of the read-outs.
-        factors: Name to pairs that differ in this factor alone; their layer replaces the input's.
+        factors: Name to pairs that differ in this factor alone, with their ``change``; their layer
+            replaces the input's.
         min_effect: Least signed effect, in SD, that counts. With many images every weight differs
             from zero, and rounding, which patched and natural runs need not share, may: 0 asks for
             any effect at all.
         level: Coverage of the intervals.
         num_replicates: Bootstrap replicates behind them.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: Inputs that differ in number, fewer than two, unknown sites, or names that do
             not fit.
     """
-    check_rows(x=x, donor=donor, eps=eps)
-    task = make_task(forward, params, sites, donor, x, eps, nodes=nodes, outcome=outcome)
-    if len(x) < 2:
-        raise ValueError(f"an effect graph needs at least two images, got {len(x)}.")
+    num = check_pairs(task.pairs)
+    if num < 2:
+        raise ValueError(f"an effect graph needs at least two images, got {num}.")
     labels = _labels(task, readouts, factors)
-    samples, spread, step = effect_samples(task, block=block, mesh=mesh)
+    samples, spread, step = effect_samples(task, sweep=sweep)
     if factors is not None:
         samples = {pair: s for pair, s in samples.items() if pair[0] != INPUT}
         samples = _factor_effects(task, factors, spread) | samples
@@ -158,23 +125,22 @@ def effect_graph(
 
 
 def effect_samples(
-    task: Task, *, block: Block | None = None, mesh: Mesh | None = None
+    task: Task, *, sweep: SweepFn = sweep
 ) -> tuple[dict[Pair, EdgeSamples], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Effects of all edges image by image: runs on the task's ``x1``, donors ``x0``.
 
     Args:
         task: The task; its metric is not used.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         (source, target) to samples; the SD of each node over runs and donors; the RMS change of
         each node's mean over positions.
     """
-    natural, donor = task_values(task, task.x1), task_values(task, task.x0)
+    natural, donor = task_values(task, task.pairs.x1), task_values(task, task.pairs.x0)
     samples = {}
     for pair in task.wires.pairs:
-        found = pair_effects(task, pair, natural, donor, block=block, mesh=mesh)
+        found = pair_effects(task, pair, natural, donor, sweep=sweep)
         samples[pair] = EdgeSamples(*(a.swapaxes(1, 2) for a in to_host(found)))
     spread, step = {}, {}
     for name in task.wires.nodes:
@@ -188,8 +154,7 @@ def pair_effects(
     natural: Mapping[str, Array],
     donor: Mapping[str, Array],
     *,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> tuple[Array, Array]:
     """Effects of the edges between two layers as one sweep over units of the source; traceable.
 
@@ -198,8 +163,7 @@ def pair_effects(
         pair: Source and target.
         natural: Values of all nodes in the runs (``task_values``).
         donor: The same in the donors.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         What ``EdgeSamples`` holds, (source units, images, target units) each.
@@ -217,16 +181,16 @@ def pair_effects(
         return _in_sd((change**2).mean(1), sd**2), _in_sd(along, sd * scale[unit])
 
     names = {*task.wires.parents[target], target, INPUT}
-    num = len(task.eps)
+    num = len(task.pairs.eps)
     rows = (
         {n: natural[n] for n in names},
         donor[source],
-        task.eps,
+        task.pairs.eps,
         _repeated(spread, num),
         moved,
         _repeated(step, num),
     )
-    return sweep(effect, jnp.arange(start.num_units), rows, block=block, mesh=mesh)
+    return sweep(effect, jnp.arange(start.num_units), rows)
 
 
 def edge_values(
@@ -330,7 +294,7 @@ def _repeated(per_unit: Array, num: int) -> Array:
 
 
 def _factor_effects(
-    task: Task, factors: Mapping[str, OneFactorPairs], spread: Mapping[str, Any]
+    task: Task, factors: Mapping[str, Pairs], spread: Mapping[str, Any]
 ) -> dict[Pair, EdgeSamples]:
     """Effects of each factor on whatever reads the input, image by image."""
     numbers = {len(pairs.x0) for pairs in factors.values()}
@@ -351,7 +315,7 @@ def _factor_effects(
         return results
 
     run = jax.jit(jax.vmap(change))
-    found = [run(p.x0, p.x1, p.eps, p.step) for p in factors.values()]
+    found = [run(*pairs.runs, pairs.change) for pairs in factors.values()]
     return {
         (FACTORS, target): EdgeSamples(
             *(np.stack([np.asarray(f[target][part]).T for f in found]) for part in (0, 1))
@@ -361,7 +325,7 @@ def _factor_effects(
 
 
 def _labels(
-    task: Task, readouts: Sequence[str], factors: Mapping[str, OneFactorPairs] | None
+    task: Task, readouts: Sequence[str], factors: Mapping[str, Pairs] | None
 ) -> dict[str, tuple[str, ...]]:
     nodes = task.wires.nodes
     labels = {n: tuple(str(i) for i in range(node.num_units)) for n, node in nodes.items()}

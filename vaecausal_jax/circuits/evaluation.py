@@ -24,7 +24,7 @@ from vaecausal_jax.circuits.selectors import select_top
 from vaecausal_jax.circuits.tasks import Task, check_circuit, circuit_metrics
 from vaecausal_jax.effects.paths import Values
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Sizes of circuits on the field's grid, as shares of all parts."""
@@ -80,7 +80,7 @@ class Curve(NamedTuple):
 
 
 def faithfulness_samples(
-    task: Task, circuits: Masks, reference: Values, *, block: Block | None = None
+    task: Task, circuits: Masks, reference: Values, *, sweep: SweepFn = sweep
 ) -> FaithfulnessSamples:
     """Runs circuits, the full and the empty one, on every pair.
 
@@ -88,7 +88,7 @@ def faithfulness_samples(
         task: The task.
         circuits: Masks with a leading axis of circuits (``stack_circuits``).
         reference: What everything outside is held at: see ``ablation_references``.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
     """
     first = {key: jnp.asarray(mask)[0] for key, mask in circuits.items()}
     check_circuit(task, first)
@@ -97,7 +97,7 @@ def faithfulness_samples(
         key: jnp.concatenate([jnp.asarray(mask), ends[0][key][None], ends[1][key][None]])
         for key, mask in circuits.items()
     }
-    found = np.asarray(circuit_metrics(task, joined, reference, block=block), float)
+    found = np.asarray(circuit_metrics(task, joined, reference, sweep=sweep), float)
     empty, full = found[-2], found[-1]
     return FaithfulnessSamples(found[:-2] - empty, full - empty)
 
@@ -110,7 +110,7 @@ def faithfulness(
     *,
     ablation: str,
     level: float = 0.95,
-    block: Block | None = None,
+    sweep: SweepFn = sweep,
 ) -> Estimate:
     """f(C) of each circuit of a stack, with intervals over pairs.
 
@@ -124,13 +124,13 @@ def faithfulness(
         reference: What is ablated to.
         ablation: Its name, kept with the number.
         level: Coverage.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         Estimate, (circuits,). Its null is 0, the empty circuit. NaN where full and empty circuits
         have the same metric.
     """
-    samples = faithfulness_samples(task, circuits, reference, block=block)
+    samples = faithfulness_samples(task, circuits, reference, sweep=sweep)
     return samples.estimate(key, ablation=ablation, level=level)
 
 
@@ -157,7 +157,7 @@ def faithfulness_grid(
     if not references:
         raise ValueError("references holds no ablation.")
     # One program for all: the pairs are repeated, once per ablation.
-    copies = np.tile(np.arange(len(task.x1)), len(references))
+    copies = np.tile(np.arange(len(task.pairs.x1)), len(references))
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *references.values())
     samples = faithfulness_samples(task.take(copies), circuits, joined)
     parts = (np.split(a, len(references), axis=-1) for a in samples)
@@ -179,7 +179,7 @@ def faithfulness_curve(
     sizes: Sequence[int] = (),
     threshold: float = 0.9,
     level: float = 0.95,
-    block: Block | None = None,
+    sweep: SweepFn = sweep,
 ) -> Curve:
     """Faithfulness of the top-k circuits of a scorer, and its areas.
 
@@ -192,7 +192,7 @@ def faithfulness_curve(
         sizes: Parts of each circuit; the field's grid ``SHARES`` of all parts, and 0, if empty.
         threshold: The f that the smallest circuit must reach.
         level: Coverage of the intervals.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: Sizes outside 0 .. parts, or NaN scores.
@@ -204,7 +204,7 @@ def faithfulness_curve(
         raise ValueError(f"a curve needs at least two sizes, got {grid}.")
     circuits = stack_circuits([select_top(scores, size) for size in grid])
     found = faithfulness(
-        key, task, circuits, reference, ablation=ablation, level=level, block=block
+        key, task, circuits, reference, ablation=ablation, level=level, sweep=sweep
     )
     shares = np.array(grid) / num
     cpr, cmd = curve_areas(shares, found.value)

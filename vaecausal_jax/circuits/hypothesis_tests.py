@@ -182,7 +182,7 @@ def independence(
     rest = {k: ~jnp.asarray(mask, bool) for k, mask in circuit.items()}
     held = {n: reference[n] for n in reference if n != OUTCOME}
     run = jax.jit(jax.vmap(lambda x, eps, held: run_circuit(task, rest, x, eps, held)))
-    left = run(task.x1, task.eps, held)
+    left = run(task.pairs.x1, task.pairs.eps, held)
     return Independence(*hsic_test(key, outcomes(task)[1], left, num_permutations=num_permutations))
 
 

@@ -64,7 +64,7 @@ def learn_masks(
     scale = float(jnp.mean(jnp.sum((y1 - y0).reshape(len(y0), -1) ** 2, axis=1)))
     if scale == 0 or total_parts == 0:
         raise ValueError("nothing to learn: x0 and x1 have the same outcome, or no part may open.")
-    data = (task.x1, task.eps, y1, {n: reference[n] for n in reference if n != OUTCOME})
+    data = (task.pairs.x1, task.pairs.eps, y1, {n: reference[n] for n in reference if n != OUTCOME})
     optimizer = optax.adam(learning_rate)
 
     def loss(logits, keys, rows):
@@ -84,7 +84,7 @@ def learn_masks(
         def step(state, key):
             logits, optimizer_state = state
             row_key, gate_key = jax.random.split(key)
-            chosen = jax.random.randint(row_key, (batch_size,), 0, len(task.x1))
+            chosen = jax.random.randint(row_key, (batch_size,), 0, len(task.pairs.x1))
             rows = jax.tree.map(lambda a: a[chosen], data)
             updates, optimizer_state = optimizer.update(
                 jax.grad(loss)(logits, gate_key, rows), optimizer_state

@@ -21,7 +21,7 @@ from vaecausal_jax.circuits.masks import (
 from vaecausal_jax.circuits.tasks import Task
 from vaecausal_jax.effects.paths import Values
 from vaecausal_jax.inference import Estimate
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 
 class Completeness(NamedTuple):
@@ -39,7 +39,7 @@ class Completeness(NamedTuple):
 
 
 def completeness(
-    task: Task, circuit: Masks, reference: Values, knockouts: Masks, *, block: Block | None = None
+    task: Task, circuit: Masks, reference: Values, knockouts: Masks, *, sweep: SweepFn = sweep
 ) -> Completeness:
     """Compares the circuit and the whole network with the same parts of the circuit knocked out.
 
@@ -52,12 +52,12 @@ def completeness(
         circuit: The circuit.
         reference: What is ablated to.
         knockouts: Masks with a leading axis of knock-outs, true where a part is lost.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
     """
     circuit = {key: jnp.asarray(mask, bool) for key, mask in circuit.items()}
     lost = {key: jnp.asarray(knockouts[key], bool) for key in circuit}
     both = {key: jnp.concatenate([circuit[key][None] & ~lost[key], ~lost[key]]) for key in circuit}
-    samples = faithfulness_samples(task, both, reference, block=block)
+    samples = faithfulness_samples(task, both, reference, sweep=sweep)
     gap = np.abs(np.subtract(*np.split(samples.ratio(), 2)))
     worst = int(np.argmax(np.where(np.isnan(gap), -1, gap)))
     return Completeness(
@@ -73,7 +73,7 @@ def minimality(
     *,
     ablation: str,
     level: float = 0.95,
-    block: Block | None = None,
+    sweep: SweepFn = sweep,
 ) -> tuple[Estimate, list[tuple[Any, ...]]]:
     """What each part of a circuit is needed for: f(C) - f(C without the part).
 
@@ -84,7 +84,7 @@ def minimality(
         reference: What is ablated to.
         ablation: Its name.
         level: Coverage.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         Estimate (parts,), and the label of each part; see ``flat_scores``.
@@ -95,7 +95,7 @@ def minimality(
     without, labels = without_each(circuit)
     joined = stack_circuits([as_booleans(circuit)])
     joined = {k: jnp.concatenate([joined[k], without[k]]) for k in joined}
-    samples = faithfulness_samples(task, joined, reference, block=block)
+    samples = faithfulness_samples(task, joined, reference, sweep=sweep)
     lost = FaithfulnessSamples(samples.restored[:1] - samples.restored[1:], samples.total)
     return lost.estimate(key, ablation=ablation, level=level), labels
 

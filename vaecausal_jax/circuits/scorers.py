@@ -24,7 +24,7 @@ from vaecausal_jax.effects.paths import INPUT, OUTCOME, Node
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.sites import measure
 from vaecausal_jax.interventions.types import Fixed
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 
@@ -40,19 +40,19 @@ class Arms(NamedTuple):
     denoising: Samples
 
 
-def node_samples(task: Task, *, block: Block | None = None) -> Arms:
+def node_samples(task: Task, *, sweep: SweepFn = sweep) -> Arms:
     """Exact effects of patching each node, both ways: one forward per node, pair and arm."""
-    return _both_arms(task, lambda runs: _node_patches(runs, block))
+    return _both_arms(task, lambda runs: _node_patches(runs, sweep))
 
 
-def edge_samples(task: Task, *, block: Block | None = None) -> Arms:
+def edge_samples(task: Task, *, sweep: SweepFn = sweep) -> Arms:
     """Exact effects of patching each edge, both ways.
 
     The consumer is recomputed with one of the units that it reads taken from the other run, and
     all else that it reads natural; its new value runs on to the outcome. The cost is one layer and
     one forward per edge, pair and arm.
     """
-    return _both_arms(task, lambda runs: _edge_patches(runs, block))
+    return _both_arms(task, lambda runs: _edge_patches(runs, sweep))
 
 
 def node_effects(task: Task) -> Scores:
@@ -77,7 +77,7 @@ def read_node(task: Task, name: str, values: dict[str, Any], eps: Array) -> Arra
         for n, v in values.items()
         if n not in (INPUT, OUTCOME, name)
     }
-    trace = task.forward(task.params, values[INPUT], eps, fixed)
+    trace = task.net(values[INPUT], eps, fixed)
     return measure(task.outcome, trace) if name == OUTCOME else trace.activations[name]
 
 
@@ -96,13 +96,13 @@ class _Runs(NamedTuple):
 
 def _both_arms(task: Task, patches: Any) -> Arms:
     """Metric changes of every part, when noised in the target and denoised in the reference."""
-    low, high = task_values(task, task.x0), task_values(task, task.x1)
+    low, high = task_values(task, task.pairs.x0), task_values(task, task.pairs.x1)
     y0, y1 = low[OUTCOME], high[OUTCOME]
     join = jnp.concatenate
     runs = _Runs(
         task,
-        join([task.x1, task.x0]),
-        join([task.eps, task.eps]),
+        join([task.pairs.x1, task.pairs.x0]),
+        join([task.pairs.eps, task.pairs.eps]),
         {name: join([high[name], low[name]]) for name in low},
         {name: join([low[name], high[name]]) for name in low},
         join([y1, y0]),
@@ -116,7 +116,7 @@ def _both_arms(task: Task, patches: Any) -> Arms:
     )
 
 
-def _node_patches(runs: _Runs, block: Block | None) -> Samples:
+def _node_patches(runs: _Runs, sweep: SweepFn) -> Samples:
     """metric(patched) - metric(plain) of every node, (units, pairs)."""
     task = runs.task
 
@@ -136,13 +136,13 @@ def _node_patches(runs: _Runs, block: Block | None) -> Samples:
                 rows,
                 change,
                 outcome=task.outcome,
-                block=block,
+                sweep=sweep,
             )
         )
     return found
 
 
-def _edge_patches(runs: _Runs, block: Block | None) -> Samples:
+def _edge_patches(runs: _Runs, sweep: SweepFn) -> Samples:
     """metric(patched) - metric(plain) of every edge, (source units, target units, pairs)."""
     task, found = runs.task, {}
     for source, target in task.wires.pairs:
@@ -161,13 +161,13 @@ def _edge_patches(runs: _Runs, block: Block | None) -> Samples:
                 patched = jax.lax.dynamic_update_slice(y, *value)
             else:
                 put = {target: BoxPatch(natural[target], *value)}
-                patched = measure(task.outcome, task.forward(task.params, natural[INPUT], eps, put))
+                patched = measure(task.outcome, task.net(natural[INPUT], eps, put))
             return task.metric(patched, y0, y1) - task.metric(y, y0, y1)
 
         natural = {n: runs.natural[n] for n in names} | {INPUT: runs.x}
         rows = (natural, runs.donor[source], runs.eps, runs.y, runs.y0, runs.y1)
         points = np.indices((start.num_units, end.num_units)).reshape(2, -1).T
-        values = sweep(change, jnp.asarray(points), rows, block=block)
+        values = sweep(change, jnp.asarray(points), rows)
         found[source, target] = np.asarray(values).reshape(start.num_units, end.num_units, -1)
     return found
 

@@ -127,7 +127,7 @@ def select_greedily(
         (flat, _), _ = jax.lax.scan(attempt, (flat, distance(flat)), jnp.asarray(order))
         return flat
 
-    kept = search(jnp.asarray(held, bool), y1, task.x1, task.eps, reference)
+    kept = search(jnp.asarray(held, bool), y1, task.pairs.x1, task.pairs.eps, reference)
     return {k: np.asarray(v) for k, v in unflatten(circuit, np.asarray(kept)).items()}
 
 

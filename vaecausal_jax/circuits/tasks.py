@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.circuits.masks import Masks, is_edge_circuit
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects import paths
 from vaecausal_jax.effects.mediation import mean_activations
 from vaecausal_jax.effects.paths import OUTCOME, Values, Wiring
@@ -28,9 +29,8 @@ from vaecausal_jax.effects.shapley import inner_product
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Affine, Replace
 from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
-from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.interventions.sites import Outcome, measure, outputs
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 Metric = Callable[[Array, Array, Array], Array]
 """``metric(y, y0, y1) -> scalar``: how far an outcome is from the reference's to the target's."""
@@ -40,31 +40,18 @@ class Task(NamedTuple):
     """A behaviour and its candidate nodes and edges; make one with ``make_task``.
 
     Attributes:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
+        net: The network with its parameters.
         wires: Nodes and what they read.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise shared by all arms of a pair, (pairs, ...).
+        pairs: References ("corrupt") and targets ("clean"); all arms of a pair share its noise.
         outcome: Trace to the array of interest.
         metric: (y, y0, y1) to a scalar; 0 at y0.
     """
 
-    forward: Forward
-    params: Any
-    sites: Sites
+    net: BoundModel
     wires: Wiring
-    x0: Array
-    x1: Array
-    eps: Array
+    pairs: Pairs
     outcome: Outcome
     metric: Metric
-
-    @property
-    def net(self) -> BoundModel:
-        """The network with its parameters."""
-        return BoundModel(self.forward, self.params, self.sites)
 
     @property
     def node_sites(self) -> list[str]:
@@ -73,21 +60,16 @@ class Task(NamedTuple):
 
     def take(self, pairs: Any) -> "Task":
         """The task on some of its pairs (indices), such as one half."""
-        x0, x1, eps = (a[np.asarray(pairs)] for a in (self.x0, self.x1, self.eps))
-        return self._replace(x0=x0, x1=x1, eps=eps)
+        return self._replace(pairs=self.pairs.take(np.asarray(pairs)))
 
     def swapped(self) -> "Task":
         """The task with reference and target exchanged."""
-        return self._replace(x0=self.x1, x1=self.x0)
+        return self._replace(pairs=self.pairs.swapped())
 
 
 def make_task(
-    forward: Forward,
-    params: Any,
-    sites: Sites,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    net: BoundModel,
+    pairs: Pairs,
     *,
     nodes: Sequence[str] = (),
     outcome: Outcome = outputs,
@@ -96,12 +78,8 @@ def make_task(
     """A task, with its wiring found and its arguments checked.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise, (pairs, ...).
+        net: The network with its parameters.
+        pairs: References and targets.
         nodes: Sites whose units are candidates; all if empty. Leave out the image and the outputs
             of a network whose images have one channel: each would be one node that everything
             passes through.
@@ -112,11 +90,9 @@ def make_task(
     Raises:
         ValueError: Unknown sites, or pairs that differ in number or shape.
     """
-    check_pairs(x0, x1, eps)
-    wires = paths.wiring(
-        BoundModel(forward, params, sites), x1[0], eps[0], nodes=nodes, outcome=outcome
-    )
-    return Task(forward, params, sites, wires, x0, x1, eps, outcome, metric)
+    check_pairs(pairs)
+    wires = paths.wiring(net, pairs.x1[0], pairs.eps[0], nodes=nodes, outcome=outcome)
+    return Task(net, wires, pairs, outcome, metric)
 
 
 def node_circuit(task: Task, value: bool = True) -> dict[str, Array]:
@@ -136,7 +112,7 @@ def task_values(task: Task, x: Array) -> dict[str, Array]:
     def run(x, eps):
         return paths.natural_values(task.net, task.wires, x, eps, outcome=task.outcome)
 
-    return jax.jit(jax.vmap(run))(x, task.eps)
+    return jax.jit(jax.vmap(run))(x, task.pairs.eps)
 
 
 def ablation_references(key: Array, task: Task) -> dict[str, dict[str, Array]]:
@@ -154,16 +130,16 @@ def ablation_references(key: Array, task: Task) -> dict[str, dict[str, Array]]:
     Raises:
         ValueError: One pair, which has no donor.
     """
-    if len(task.x1) < 2:
+    if len(task.pairs.x1) < 2:
         raise ValueError("resampling needs at least two pairs, got one.")
-    corrupt, clean = task_values(task, task.x0), task_values(task, task.x1)
-    shift = jax.random.randint(key, (), 1, len(task.x1))
+    corrupt, clean = task_values(task, task.pairs.x0), task_values(task, task.pairs.x1)
+    shift = jax.random.randint(key, (), 1, len(task.pairs.x1))
     references = {
         "corrupt": corrupt,
         "resample": jax.tree.map(lambda a: jnp.roll(a, shift, axis=0), clean),
     }
     if all(jnp.issubdtype(a.dtype, jnp.floating) for a in clean.values()):
-        means = mean_activations(task.net, task.x1, task.eps)
+        means = mean_activations(task.net, task.pairs.x1, task.pairs.eps)
         means = {n: means.get(n, value.mean(0)) for n, value in clean.items()}
         references["mean"] = jax.tree.map(
             lambda mean, a: jnp.broadcast_to(mean[None], a.shape), means, clean
@@ -195,11 +171,11 @@ def run_circuit(task: Task, circuit: Masks, x: Array, eps: Array, reference: Val
         name: _held(task.wires.nodes[name].spread(jnp.asarray(mask)), reference[name])
         for name, mask in circuit.items()
     }
-    return measure(task.outcome, task.forward(task.params, x, eps, held))
+    return measure(task.outcome, task.net(x, eps, held))
 
 
 def circuit_metrics(
-    task: Task, circuits: Masks, reference: Values, *, block: Block | None = None
+    task: Task, circuits: Masks, reference: Values, *, sweep: SweepFn = sweep
 ) -> Array:
     """Metric of several circuits on the target input of every pair, as one sweep.
 
@@ -207,7 +183,7 @@ def circuit_metrics(
         task: The task.
         circuits: Masks with a leading axis of circuits.
         reference: Node to values (pairs, ...), see ``ablation_references``.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         (circuits, pairs).
@@ -219,17 +195,17 @@ def circuit_metrics(
         x, eps, y0, y1, held = pair
         return task.metric(run_circuit(task, circuit, x, eps, held), y0, y1)
 
-    return sweep(run, dict(circuits), (task.x1, task.eps, y0, y1, sources), block=block)
+    return sweep(run, dict(circuits), (task.pairs.x1, task.pairs.eps, y0, y1, sources))
 
 
 def outcomes(task: Task) -> tuple[Array, Array]:
     """Plain outcomes of the reference and target inputs, (pairs, ...) each."""
 
     def run(x, eps):
-        return measure(task.outcome, task.forward(task.params, x, eps, {}))
+        return measure(task.outcome, task.net(x, eps))
 
     run = jax.jit(jax.vmap(run))
-    return run(task.x0, task.eps), run(task.x1, task.eps)
+    return run(task.pairs.x0, task.pairs.eps), run(task.pairs.x1, task.pairs.eps)
 
 
 def check_circuit(task: Task, circuit: Masks) -> None:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data.dataset import Factor, Pairs, check_factors
+from vaecausal_jax.data.dataset import Factor, check_factors
 from vaecausal_jax.data.files import check_md5, flat_file, given_path
 from vaecausal_jax.data.shapes3d import optional_module
 from vaecausal_jax.data.stored import StreamedImages
@@ -109,13 +109,15 @@ class MatchedPairs(NamedTuple):
     """Pairs of photographs that differ in one attribute and agree in the matched ones.
 
     Attributes:
-        pairs: Rows of factors, ``source`` without and ``target`` with the attribute.
+        source: Rows of factors of photographs without the attribute, (pairs, 1).
+        target: Rows of photographs with it.
         matched: Names of the attributes in which the two agree.
         share: Part of the photographs that have any such partner; pairs speak for these alone.
         caveat: What the pairs are not, in words, to be printed beside whatever is computed on them.
     """
 
-    pairs: Pairs
+    source: jax.Array
+    target: jax.Array
     matched: tuple[str, ...]
     share: float
     caveat: str = CAVEAT
@@ -174,7 +176,7 @@ def attribute_matched_pairs(
             kind_key, (num,), 0, jnp.asarray(count, jnp.int32)[drawn], jnp.int32
         )
         rows.append(members[starts + pick][:, None])
-    return MatchedPairs(Pairs(*rows), matched, float(size.sum() / len(table)))
+    return MatchedPairs(rows[0], rows[1], matched, float(size.sum() / len(table)))
 
 
 def load_celeba(

@@ -87,13 +87,6 @@ class Unpaired(Protocol):
         ...
 
 
-class Pairs(NamedTuple):
-    """Rows that differ in one factor: ``source`` and ``target``, each (num, factor) int32."""
-
-    source: jax.Array
-    target: jax.Array
-
-
 def factor_names(data: Dataset) -> tuple[str, ...]:
     """Returns the names of the factors, in order."""
     return tuple(factor.name for factor in data.factors)
@@ -254,12 +247,17 @@ def changeable_factor(data: Dataset, factor_name: str) -> tuple[int, int]:
     return position, num_distinct
 
 
-def minimal_pairs(key: jax.Array, data: Dataset, factor_name: str, num: int) -> Pairs:
-    """Draws pairs of factor rows that differ in the factor ``factor_name`` alone.
+def minimal_levels(
+    key: jax.Array, data: Dataset, factor_name: str, num: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws rows of levels and their counterparts, which differ in ``factor_name`` alone.
 
-    The source is drawn as in ``sample_factors``, the target's level uniformly over the distinct
-    levels other than the source's, so a pair is never two labels of one image (orientation 0 and
-    2 pi).
+    The first is drawn as in ``sample_factors``, the second's level uniformly over the distinct
+    levels other than the first's, so a pair is never two labels of one image (orientation 0 and
+    2 pi). ``minimal_pairs`` gives their images.
+
+    Returns:
+        Levels before and after, (num, factor) int32 each.
 
     Raises:
         ValueError: As in ``changeable_factor``.
@@ -269,4 +267,4 @@ def minimal_pairs(key: jax.Array, data: Dataset, factor_name: str, num: int) -> 
     source = sample_factors(source_key, data, num)
     step = jax.random.randint(step_key, (num,), 1, num_distinct, jnp.int32)
     level = (source[:, position] + step) % num_distinct
-    return Pairs(source, do_factor(source, position, level))
+    return source, do_factor(source, position, level)

@@ -33,7 +33,7 @@ from vaecausal_jax.effects.mediation import (
 from vaecausal_jax.effects.mediation_estimates import (
     depth_profile,
     estimate_mediation,
-    interaction_map,
+    proportion_mediated,
 )
 from vaecausal_jax.effects.modularity import (
     activation_changes,
@@ -89,7 +89,6 @@ __all__ = [
     "estimate_strengths",
     "four_way",
     "integrated_gradients",
-    "interaction_map",
     "latent_game",
     "mean_activations",
     "mediate",
@@ -99,6 +98,7 @@ __all__ = [
     "noise_specificity",
     "output_spread",
     "path_effect",
+    "proportion_mediated",
     "reencode_gaps",
     "resample_effects",
     "run_edges",

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from vaecausal_jax.indices import as_indices, is_traced
@@ -26,7 +25,7 @@ from vaecausal_jax.inference.correlation import spearman
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Site, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows
 
 Metric = Callable[[Array, Rows], Array]
@@ -92,8 +91,7 @@ def attribution_patching(
     metric: Metric,
     *,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """First-order patch effects, g.dh_u with the gradient g at the natural run: one backward.
 
@@ -108,8 +106,7 @@ def attribution_patching(
         metric: Scalar of a run's outcome and its row, such as the inner product of the change with
             the run's total effect, ``lambda y, row: jnp.vdot(y - row.clean, row.reference)``.
         outcome: Trace to the array that the metric is of.
-        block: See ``sweep``, whose points are here units, nodes of a rule, or both.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         (units, runs).
@@ -126,8 +123,7 @@ def attribution_patching(
         metric,
         rule=at_the_start,
         outcome=outcome,
-        block=block,
-        mesh=mesh,
+        sweep=sweep,
     )
 
 
@@ -138,8 +134,7 @@ def hessian_corrected(
     metric: Metric,
     *,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> HessianCorrected:
     """Second-order patch effects, g.dh_u + dh_u'H dh_u / 2: one Hessian-vector product a unit.
 
@@ -156,7 +151,7 @@ def hessian_corrected(
         slope, curvature = jax.jvp(lambda h: gradient(h, row), (row.natural,), (change,))
         return jnp.vdot(slope, change), 0.5 * jnp.vdot(curvature, change)
 
-    first, second = sweep(terms, jnp.arange(site.num_units), rows, block=block, mesh=mesh)
+    first, second = sweep(terms, jnp.arange(site.num_units), rows)
     ratio = jnp.abs(second) / jnp.where(second == 0, 1.0, jnp.abs(first))
     return HessianCorrected(first + second, ratio)
 
@@ -182,8 +177,7 @@ def integrated_gradients(
     *,
     rule: Quadrature,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """Gradient integrated along each unit's own path, all other units natural.
 
@@ -205,7 +199,7 @@ def integrated_gradients(
 
     points = jnp.meshgrid(jnp.arange(site.num_units), nodes, indexing="ij")
     points = tuple(axis.reshape(-1) for axis in points)
-    slopes = sweep(slope, points, rows, block=block, mesh=mesh)
+    slopes = sweep(slope, points, rows)
     return jnp.einsum("unr,n->ur", slopes.reshape(site.num_units, nodes.size, -1), weights)
 
 
@@ -217,8 +211,7 @@ def integrated_gradients_activations(
     *,
     rule: Quadrature,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """dh_u times the mean gradient along the site's path from natural to donor, all units at once.
 
@@ -237,7 +230,7 @@ def integrated_gradients_activations(
         change = row.donor - row.natural
         return _per_unit(site, gradient(row.natural + t * change, row) * change)
 
-    parts = sweep(shares, nodes, rows, block=block, mesh=mesh)
+    parts = sweep(shares, nodes, rows)
     return jnp.einsum("nru,n->ur", parts, weights)
 
 
@@ -250,8 +243,7 @@ def integrated_gradients_inputs(
     *,
     rule: Quadrature,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """dh_u times the mean gradient at the site as the INPUT goes straight from x to donor_x.
 
@@ -282,7 +274,7 @@ def integrated_gradients_inputs(
         gradient = jax.grad(shifted)(jnp.zeros_like(row.natural))
         return _per_unit(site, gradient * (row.donor - row.natural))
 
-    parts = sweep(shares, nodes, (rows, donor_x), block=block, mesh=mesh)
+    parts = sweep(shares, nodes, (rows, donor_x))
     return jnp.einsum("nru,n->ur", parts, weights)
 
 

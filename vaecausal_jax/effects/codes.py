@@ -11,13 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 
 from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, resample_effects
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 
 class CodeEffects(NamedTuple):
@@ -58,8 +57,7 @@ def code_effects(
     name: str = "latent/codes",
     base: Array | None = None,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> CodeEffects:
     """Redraws codes by position, by code value and all at once.
 
@@ -75,15 +73,16 @@ def code_effects(
         name: The site of the codes.
         base: Codes all arms start from, (images, *site shape); natural if None.
         outcome: Trace to the array of interest.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: A site that holds no codes, or values that do not fit it.
     """
     _check_codes(net.sites, name)
-    options = {"outcome": outcome, "block": block, "mesh": mesh}
-    position = resample_effects(net, name, x, eps, donor, base=base, **options)
+    held = None if base is None else {name: base}
+    position = resample_effects(
+        net, x, eps, {name: donor}, base=held, outcome=outcome, sweep=sweep
+    ).values
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(net, name, x, eps, base, measured)
 
@@ -101,13 +100,13 @@ def code_effects(
 
     rows = x, eps, natural, donor, y
     numbers = jnp.arange(num_codes, dtype=natural.dtype)
-    by_code = sweep(of_code, numbers, rows, block=block, mesh=mesh)
-    by_map = sweep(of_map, jnp.zeros(1), rows, block=block, mesh=mesh)
+    by_code = sweep(of_code, numbers, rows)
+    by_map = sweep(of_map, jnp.zeros(1), rows)
     flat = natural.reshape(1, len(x), -1)
     occurrence = jnp.sum(flat == numbers[:, None, None], axis=-1)
 
     def scored(values):
-        return UnitEffects(values, jnp.sqrt(values), position.spread, position.num_outputs)
+        return UnitEffects(values, jnp.broadcast_to(position.spread[:1], values.shape))
 
     return CodeEffects(position, scored(by_code), scored(by_map), occurrence)
 
@@ -121,8 +120,7 @@ def crossing_rates(
     pre: str = "latent/pre",
     codes: str = "latent/codes",
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> CrossingRates:
     """How many codes change when one channel is shifted before quantisation, by size of the shift.
 
@@ -134,8 +132,7 @@ def crossing_rates(
         pre: The site before quantisation.
         codes: The site of the codes.
         outcome: Trace to the array of interest.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: Unknown sites, or doses that are not a vector.
@@ -169,7 +166,7 @@ def crossing_rates(
     doses = jnp.asarray(doses, site.dtype)
     units = jnp.repeat(jnp.arange(num_units), len(doses))
     points = units, jnp.tile(doses, num_units)
-    found = sweep(run, points, (x, eps, natural, clean, y), block=block, mesh=mesh)
+    found = sweep(run, points, (x, eps, natural, clean, y))
     return jax.tree.map(lambda a: a.reshape(num_units, len(doses), len(x)), found)
 
 

@@ -24,21 +24,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.decompositions import (
-    FourWay,
     Gram,
-    Mediated,
-    MediationShares,
     NaturalEffects,
     Outcomes,
-    four_way,
-    four_way_parts,
     gram,
-    identity_residual,
     inner_products,
-    mediation_shares,
     natural,
 )
 from vaecausal_jax.effects.mediators import Mediator
@@ -46,41 +39,15 @@ from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Interventions, patch
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, measure, outputs
-from vaecausal_jax.rows import check_pairs, check_rows
-from vaecausal_jax.sweeps.grid import Block, Skip, sweep
+from vaecausal_jax.rows import check_rows
+from vaecausal_jax.sweeps.grid import Skip, SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, unit_patch, unit_starts
-from vaecausal_jax.sweeps.reductions import Reduction
-
-__all__ = [
-    "FourWay",
-    "Gram",
-    "Mediated",
-    "MediationShares",
-    "NaturalEffects",
-    "Outcomes",
-    "controlled_direct_effect",
-    "four_way",
-    "four_way_parts",
-    "gram",
-    "identity_residual",
-    "inner_products",
-    "mean_activations",
-    "mediate",
-    "mediation_shares",
-    "natural",
-    "natural_effects",
-    "pair_rows",
-    "paired_rows",
-    "site_mediation",
-    "unit_mediation",
-]
+from vaecausal_jax.sweeps.unit_tables import Chosen, UnitTable, choose_units, unit_table
 
 
 def natural_effects(
     net: BoundModel,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    pair: Pairs,
     mediator: Callable[[dict[str, Array]], Interventions],
     *,
     outcome: Outcome = outputs,
@@ -89,9 +56,7 @@ def natural_effects(
 
     Args:
         net: The network with its parameters.
-        x0: Reference input.
-        x1: Target input.
-        eps: Noise, shared by all four runs.
+        pair: One pair of runs, whose noise all four arms share.
         mediator: A run's activations to the interventions that impose its mediator on another run,
             e.g. ``lambda a: patch(sites, name, a[name], unit=3)``. Any set of sites and units.
         outcome: Trace to the array of interest.
@@ -99,37 +64,31 @@ def natural_effects(
     Returns:
         The effects, each of the outcome's shape. Batch with ``jax.vmap``.
     """
-    return natural(_runs(net, x0, x1, eps, mediator, outcome))
+    return natural(_runs(net, pair, mediator, outcome))
 
 
 def controlled_direct_effect(
     net: BoundModel,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    pair: Pairs,
     baseline: Interventions,
     *,
     outcome: Outcome = outputs,
 ) -> Array:
     """Y(x1, m) - Y(x0, m) with the mediator held at a fixed value m: what ablation measures."""
-    target = measure(outcome, net(x1, eps, baseline))
-    return target - measure(outcome, net(x0, eps, baseline))
+    target = measure(outcome, net(pair.x1, pair.eps, baseline))
+    return target - measure(outcome, net(pair.x0, pair.eps, baseline))
 
 
 def mediate(
     net: BoundModel,
+    pairs: Pairs,
     mediator: Mediator,
     points: Any,
-    x0: Array,
-    x1: Array,
-    eps: Array,
     *,
     outcome: Outcome = outputs,
     baseline: Mapping[str, Array] | None = None,
     effect: Callable[[Outcomes], Any] = inner_products,
-    reduction: Reduction | None = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Any:
     """Mediation of paired inputs through a family of mediators of any kind.
 
@@ -138,20 +97,16 @@ def mediate(
 
     Args:
         net: The network with its parameters.
+        pairs: The runs that are compared; all arms of a pair share its noise.
         mediator: ``mediator(point, activations) -> interventions``, e.g. ``mediators.group(sites,
             name)``, ``.direction``, ``.groups`` (several sites), ``.unit``.
         points: What it is swept over: a pytree with a leading axis of mediators.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise, (pairs, ...), shared by all arms of a pair.
         outcome: Trace to the array of interest: an image, a read-out, a scalar.
         baseline: Site to the value at which a mediator is held for the controlled direct effect:
             ``mean_activations``, or the optimal constants of ``ablate_optimal``.
         effect: What is kept of a pair's ``Outcomes``: inner products by default; ``natural`` keeps
             the effects themselves, ``four_way_parts`` those of the decomposition at the baseline.
-        reduction: See ``sweep``.
-        block: See ``sweep``; its contexts are pairs.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         ``Mediated``, or what ``effect`` returns, with leading axes (mediators, pairs); or
@@ -160,14 +115,13 @@ def mediate(
     Raises:
         ValueError: Sites, points or a baseline that do not fit, or a mediator without intervention.
     """
-    check_pairs(x0, x1, eps)
+    check_pairs(pairs)
 
-    def run(point, pair):
-        x0, x1, eps = pair
+    def run(point, runs):
         bound = functools.partial(mediator, point)
-        return effect(_runs(net, x0, x1, eps, bound, outcome, baseline))
+        return effect(_runs(net, Pairs(*runs), bound, outcome, baseline))
 
-    return sweep(run, points, (x0, x1, eps), reduction=reduction, block=block, mesh=mesh)
+    return sweep(run, points, pairs.runs)
 
 
 def mean_activations(net: BoundModel, x: Array, eps: Array) -> dict[str, Array]:
@@ -189,36 +143,48 @@ def mean_activations(net: BoundModel, x: Array, eps: Array) -> dict[str, Array]:
 
 def unit_mediation(
     net: BoundModel,
-    name: str,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    pairs: Pairs,
+    sites: Chosen = None,
     *,
     outcome: Outcome = outputs,
-    units: Any = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-) -> Gram:
-    """Patches every unit of a site between paired inputs, in both directions.
+    sweep: SweepFn = sweep,
+) -> UnitTable:
+    """Patches every unit of some sites, or of all, between paired inputs, in both directions.
 
     Denoising puts the unit's value from x1 into the run on x0; noising the reverse. A convolution's
     unit is a whole channel.
 
     Args:
         net: The network with its parameters.
-        name: The site to sweep.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise, (pairs, ...), shared by all arms of a pair.
+        pairs: The runs that are compared; all arms of a pair share its noise.
+        sites: Which: a site, a pattern such as ``"decoder/*"``, several, a mapping from site to
+            units, or every site between the input and the outputs; see ``choose_units``.
         outcome: Trace to the array of interest.
-        units: Which units, as indices or as booleans; all if None.
-        block: See ``sweep``; its contexts are pairs.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
-        Gram with leaves of shape (units, pairs).
+        A table of ``Gram``, leaves (units, pairs).
     """
-    pairs = pair_rows(net, name, x0, x1, eps, outcome)
+    check_pairs(pairs)
+    chosen = choose_units(net, sites, pairs.x0, pairs.eps)
+
+    def grams(name: str, units: Any) -> Gram:
+        return unit_grams(net, pairs, name, units=units, outcome=outcome, sweep=sweep)
+
+    return unit_table(net, chosen, grams)
+
+
+def unit_grams(
+    net: BoundModel,
+    pairs: Pairs,
+    name: str,
+    *,
+    units: Any = None,
+    outcome: Outcome = outputs,
+    sweep: SweepFn = sweep,
+) -> Gram:
+    """``unit_mediation`` at one site, whose units may be known only as the program runs."""
+    rows = pair_rows(net, pairs, name, outcome)
     arm, skip = unit_patch(net, name, net.sites[name], lambda patched, row: patched, outcome)
 
     def both_arms(start, pair):
@@ -232,30 +198,16 @@ def unit_mediation(
         y00, y11 = pair.clean
         return gram(y00, y11, y00, y11)
 
-    return sweep(
-        both_arms,
-        unit_starts(name, net.sites[name], units),
-        pairs,
-        skip=Skip(changes, unchanged),
-        block=block,
-        mesh=mesh,
-    )
+    starts = unit_starts(name, net.sites[name], units)
+    return sweep(both_arms, starts, rows, skip=Skip(changes, unchanged))
 
 
-def site_mediation(
-    net: BoundModel,
-    name: str,
-    x0: Array,
-    x1: Array,
-    eps: Array,
-    *,
-    outcome: Outcome = outputs,
-) -> Gram:
+def site_mediation(net: BoundModel, pairs: Pairs, name: str, *, outcome: Outcome = outputs) -> Gram:
     """Patches a whole site between paired inputs, in both directions: Gram leaves (pairs,).
 
     In a network without skip connections a site is a cut, and the indirect effect is the total one.
     """
-    rows = pair_rows(net, name, x0, x1, eps, outcome)
+    rows = pair_rows(net, pairs, name, outcome)
 
     def patched(x, noise, donor):
         return measure(outcome, net(x, noise, patch(net.sites, name, donor)))
@@ -268,15 +220,14 @@ def _arms(values: Array) -> tuple[Array, Array]:
     return values[:, 0], values[:, 1]
 
 
-def pair_rows(
-    net: BoundModel, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
-) -> Rows:
+def pair_rows(net: BoundModel, pairs: Pairs, name: str, outcome: Outcome = outputs) -> Rows:
     """Both runs of each pair, each with the other as donor: leading axes (pairs, 2).
 
     Runs of one pair lie side by side, so that pairs which are spread over devices stay where they
     are.
     """
-    check_pairs(x0, x1, eps)
+    check_pairs(pairs)
+    x0, x1, eps = pairs.runs
     x, noise = jnp.stack([x0, x1], axis=1), jnp.stack([eps, eps], axis=1)
 
     def clean(image, noise):
@@ -289,15 +240,14 @@ def pair_rows(
     return Rows(x, noise, natural, natural[:, ::-1], y)
 
 
-def paired_rows(
-    net: BoundModel, name: str, x0: Array, x1: Array, eps: Array, outcome: Outcome
-) -> Rows:
+def paired_rows(net: BoundModel, pairs: Pairs, name: str, outcome: Outcome = outputs) -> Rows:
     """The runs of ``pair_rows`` on one axis: all references, then all targets."""
-    pairs = pair_rows(net, name, x0, x1, eps, outcome)
-    return jax.tree.map(lambda leaf: jnp.concatenate(_arms(leaf)), pairs)
+    rows = pair_rows(net, pairs, name, outcome)
+    return jax.tree.map(lambda leaf: jnp.concatenate(_arms(leaf)), rows)
 
 
-def _runs(net: BoundModel, x0, x1, eps, mediator, outcome, baseline=None) -> Outcomes:
+def _runs(net: BoundModel, pair: Pairs, mediator, outcome, baseline=None) -> Outcomes:
+    x0, x1, eps = pair.runs
     reference = net(x0, eps, {})
     target = net(x1, eps, {})
 

@@ -4,19 +4,15 @@ For images a share is projected, sum <part, TE> / sum |TE|^2 over pairs: a ratio
 pairs in which little happens weigh little, and parts that add up to TE have shares that add to one.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects, mediation_shares
-from vaecausal_jax.effects.mediation import mediate, unit_mediation
-from vaecausal_jax.effects.mediators import Mediator
 from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import (
     Estimate,
@@ -26,9 +22,7 @@ from vaecausal_jax.inference import (
     sign_flip_test,
     sum_clusters,
 )
-from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.interventions.sites import Outcome, outputs
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.unit_tables import UnitTable
 
 
 class MediationEstimates(NamedTuple):
@@ -79,41 +73,6 @@ class DepthProfile(NamedTuple):
     largest_share: dict[str, Estimate]
     effective_units: dict[str, Estimate]
     interaction: dict[str, Estimate]
-
-
-def summarise_mediation(
-    key: Array,
-    net: BoundModel,
-    mediator: Mediator,
-    points: Any,
-    x0: Array,
-    x1: Array,
-    eps: Array,
-    *,
-    outcome: Outcome = outputs,
-    baseline: Mapping[str, Array] | None = None,
-    intervention: str = "mediators patched between paired inputs",
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-    **options: Any,
-) -> MediationEstimates:
-    """``mediate`` and ``estimate_mediation`` in one call; arguments as there."""
-
-    def run(points, x0, x1, eps):
-        return mediate(
-            net,
-            mediator,
-            points,
-            x0,
-            x1,
-            eps,
-            outcome=outcome,
-            baseline=baseline,
-            block=block,
-            mesh=mesh,
-        )
-
-    return estimate_mediation(key, run(points, x0, x1, eps), intervention=intervention, **options)
 
 
 def estimate_mediation(
@@ -187,6 +146,30 @@ def estimate_mediation(
     )
 
 
+def proportion_mediated(
+    key: Array,
+    mediated: Gram,
+    *,
+    intervention: str = "each unit of the target run <- its value in the reference run",
+    **options: Any,
+) -> Estimate:
+    """What is lost without each mediator, as a share of the total effect: TNIE; null 0.
+
+    ``unit_mediation(net, pairs).map(lambda gram: proportion_mediated(key, gram))`` has one for
+    every unit of a network.
+
+    Args:
+        key: Typed PRNG key.
+        mediated: Inner products, leaves (mediators, pairs).
+        intervention: What was patched, in words.
+        **options: Of ``bootstrap_ratio``: level, clusters, num_replicates, ...
+    """
+    shares = mediation_shares(mediated)
+    return bootstrap_ratio(
+        key, shares.noising, shares.denominator, intervention=intervention, **options
+    )
+
+
 def estimate_natural_effects(
     key: Array, effects: NaturalEffects, *, intervention: str, **options: Any
 ) -> NaturalEffects:
@@ -214,60 +197,9 @@ def estimate_natural_effects(
     )
 
 
-def interaction_map(
-    key: Array,
-    net: BoundModel,
-    names: Sequence[str],
-    x0: Array,
-    x1: Array,
-    eps: Array,
-    *,
-    outcome: Outcome = outputs,
-    clusters: ArrayLike | None = None,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-) -> dict[str, Estimate]:
-    """Noising minus denoising share of every unit of some sites: who acts with others.
-
-    The sum of all interactions that a unit takes part in, in two passes per unit: positive for
-    synergy (AND), negative for redundancy and backup (OR), 0 where the rest is additive.
-
-    Args:
-        key: Typed PRNG key.
-        net: The network with its parameters.
-        names: Which sites.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise, (pairs, ...), shared by all arms of a pair.
-        outcome: Trace to the array of interest.
-        clusters: (pairs,) labels of pairs that share a base image.
-        level: Coverage.
-        num_replicates: Bootstrap replicates.
-
-    Returns:
-        Site to estimates (units,), as shares of the total effect.
-    """
-    for name in names:
-        net.sites[name]  # An unknown one is a ValueError, before any is swept.
-    found = {}
-    for name in names:
-        grams = unit_mediation(net, name, x0, x1, eps, outcome=outcome)
-        shares = mediation_shares(grams)
-        found[name] = bootstrap_ratio(
-            key,
-            shares.interaction,
-            shares.denominator,
-            intervention=f"units of {name} patched between paired inputs, noising - denoising",
-            level=level,
-            num_replicates=num_replicates,
-            clusters=clusters,
-        )
-    return found
-
-
 def depth_profile(
     key: Array,
-    grams: Mapping[str, Gram],
+    mediated: UnitTable,
     *,
     clusters: ArrayLike | None = None,
     level: float = 0.95,
@@ -280,25 +212,26 @@ def depth_profile(
 
     Args:
         key: Typed PRNG key.
-        grams: Site to ``unit_mediation``'s result, leaves (units, pairs), in order of depth.
+        mediated: From ``unit_mediation``, of sites in the order of depth.
         clusters: (pairs,) labels of pairs that share a base image.
         level: Coverage.
         num_replicates: Bootstrap replicates.
     """
+    shares = {name: mediation_shares(mediated.sel(name).values) for name in mediated.sites}
 
     def of(function, part):
         return {
             name: bootstrap_function(
                 key,
                 function,
-                getattr(mediation_shares(gram), part),
-                mediation_shares(gram).denominator,
+                getattr(share, part),
+                share.denominator,
                 intervention=f"units of {name} patched between paired inputs",
                 clusters=clusters,
                 level=level,
                 num_replicates=num_replicates,
             )
-            for name, gram in grams.items()
+            for name, share in shares.items()
         }
 
     return DepthProfile(

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from vaecausal_jax.effects.unit_effects import check_values, clean_runs
@@ -29,7 +28,7 @@ from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 
@@ -59,8 +58,7 @@ def activation_changes(
     donor: Array,
     *,
     base: Array | None = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """Signed changes of activations when each unit of a site is redrawn, one at a time.
 
@@ -72,8 +70,7 @@ def activation_changes(
         eps: Noise, (images, ...), shared by both arms.
         donor: Values to take units from, (images, *site shape).
         base: Values the site is held at in all arms; natural if None.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         (units, images, activations), flattened.
@@ -92,7 +89,7 @@ def activation_changes(
         return (patched - row.clean).reshape(-1)
 
     rows = Rows(x, eps, natural, donor, y)
-    return patch_units(net, name, rows, change, outcome=outcome, block=block, mesh=mesh)
+    return patch_units(net, name, rows, change, outcome=outcome, sweep=sweep)
 
 
 def reencoded(

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions.bound import BoundModel
@@ -282,9 +283,7 @@ def run_edges(
 def path_effect(
     net: BoundModel,
     wires: Wiring,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    pair: Pairs,
     edges: Edges,
     *,
     outcome: Outcome = outputs,
@@ -295,8 +294,8 @@ def path_effect(
     total effect. Since every mechanism is known, all path-specific effects can be computed;
     obstacles to identification concern observational data.
     """
-    reference = natural_values(net, wires, x0, eps, outcome=outcome)
-    run = run_edges(net, wires, x1, eps, edges, reference, outcome=outcome)
+    reference = natural_values(net, wires, pair.x0, pair.eps, outcome=outcome)
+    run = run_edges(net, wires, pair.x1, pair.eps, edges, reference, outcome=outcome)
     return run[OUTCOME] - reference[OUTCOME]
 
 
@@ -332,9 +331,7 @@ def sequential_edges(wires: Wiring, order: Sequence[str] = ()) -> list[dict[Pair
 def sequential_effects(
     net: BoundModel,
     wires: Wiring,
-    x0: Array,
-    x1: Array,
-    eps: Array,
+    pair: Pairs,
     *,
     order: Sequence[str] = (),
     outcome: Outcome = outputs,
@@ -347,9 +344,7 @@ def sequential_effects(
     Args:
         net: The network with its parameters.
         wires: From ``wiring``, with the same ``outcome``.
-        x0: Reference input.
-        x1: Target input.
-        eps: Noise.
+        pair: One pair of runs.
         order: Consumers of the input as they are switched; the last in the forward first if empty.
         outcome: Trace to the array of interest.
 
@@ -358,7 +353,7 @@ def sequential_effects(
     """
     sets = sequential_edges(wires, order)
     consumers = list(order) or [t for s, t in wires.pairs if s == INPUT][::-1]
-    runs = [path_effect(net, wires, x0, x1, eps, edges, outcome=outcome) for edges in sets]
+    runs = [path_effect(net, wires, pair, edges, outcome=outcome) for edges in sets]
     changes = [after - before for before, after in zip(runs[:-1], runs[1:], strict=True)]
     return dict(zip(consumers, changes, strict=True))
 

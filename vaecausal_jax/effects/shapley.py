@@ -22,16 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, measure, outputs
-from vaecausal_jax.rows import check_pairs
-from vaecausal_jax.sweeps.grid import Block, sweep
-from vaecausal_jax.sweeps.reductions import Reduction
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MAX_PLAYERS = 12
@@ -86,36 +84,28 @@ def inner_product(y: Array, y0: Array, y1: Array) -> Array:
 
 def latent_game(
     net: BoundModel,
+    pairs: Pairs,
     name: str,
-    x0: Array,
-    x1: Array,
-    eps: Array,
     *,
     players: ArrayLike | None = None,
     subsets: Array | None = None,
     outcome: Outcome = outputs,
     effect: Callable[[Array, Array, Array], Any] = projection,
-    reduction: Reduction | None = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Any:
     """Plays v(S) = Y(x0; z_S <- z_S(x1)) for subsets of the units of one site.
 
     Args:
         net: The network with its parameters.
+        pairs: The runs that are compared.
         name: The site, e.g. ``"latent/z"``.
-        x0: Reference inputs, (pairs, ...).
-        x1: Target inputs, (pairs, ...).
-        eps: Noise, (pairs, ...), shared by all arms of a pair.
         players: (players, units) booleans, the groups of units that move together; by default each
             unit is a player.
         subsets: (subsets, players) booleans to play; all of them by default.
         outcome: Trace to the array of interest.
         effect: ``effect(y, y0, y1)``, one pair's outcome under a subset and its two plain ones, to
             what is kept of it.
-        reduction: See ``sweep``.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         Effects with leading axes (subsets, pairs), or (subsets,) after a reduction.
@@ -157,11 +147,11 @@ def latent_game(
         whole = set_to(net.sites, name, jnp.where(moved, donor, natural))
         return effect(measure(outcome, net(x, noise, whole)), y0, y1)
 
-    check_pairs(x0, x1, eps)
+    check_pairs(pairs)
+    x0, x1, eps = pairs.runs
     natural, y0 = jax.vmap(plain)(x0, eps)
     donor, y1 = jax.vmap(plain)(x1, eps)
-    pairs = (x0, eps, natural, donor, y0, y1)
-    return sweep(run, subsets, pairs, reduction=reduction, block=block, mesh=mesh)
+    return sweep(run, subsets, (x0, eps, natural, donor, y0, y1))
 
 
 def dividends(values: Array) -> Array:

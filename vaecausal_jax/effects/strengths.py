@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from vaecausal_jax.effects.unit_effects import check_values, clean_runs, output_spread
@@ -44,7 +43,7 @@ from vaecausal_jax.interventions.sites import (
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.models.products import sum_last
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import unit_starts
 
 Divergence = Callable[[Array, Array], Array]
@@ -159,8 +158,7 @@ def strength_samples(
     divergence: Divergence | None = None,
     readout: Callable[[Array], Array] = mean_output,
     change: Change = difference,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> StrengthSamples:
     """Redraws, freezes and shifts every unit of a site, in one sweep.
 
@@ -179,8 +177,7 @@ def strength_samples(
         readout: Outcome to columns (columns,): factor read-outs, or the mean output.
         change: Columns before and after to signed changes (read-outs,): ``Readout.change``, which
             knows that an angle turns, or their difference.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: A site without units, or values, doses or a read-out that do not fit.
@@ -245,7 +242,7 @@ def strength_samples(
         return kept
 
     points = unit_starts(name, site), unit_sd
-    kept = sweep(run, points, (x, eps, natural, donor, y, raw), block=block, mesh=mesh)
+    kept = sweep(run, points, (x, eps, natural, donor, y, raw))
     # The sweep's axis of images last, as inference has it.
     kept = {key: jnp.moveaxis(value, 1, -1) for key, value in kept.items()}
     num = site.num_units, len(sizes), len(x)
@@ -397,8 +394,7 @@ def effect_strengths(
     readout: Callable[[Array], Array] = mean_output,
     change: Change = difference,
     intervention: str = "units redrawn from a donor",
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
     **options: Any,
 ) -> EffectStrengths:
     """``strength_samples`` and ``estimate_strengths`` in one call; arguments as there."""
@@ -414,8 +410,7 @@ def effect_strengths(
         divergence=divergence,
         readout=readout,
         change=change,
-        block=block,
-        mesh=mesh,
+        sweep=sweep,
     )
     return estimate_strengths(key, samples, intervention=f"{intervention} at {name}", **options)
 

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import patch, swap_subspace
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
-from vaecausal_jax.rows import check_pairs
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -183,11 +183,9 @@ def unit_support_scores(
 
 def check_subspace(
     net: BoundModel,
+    pairs: Pairs,
     name: str,
     basis: Array,
-    x0: Array,
-    x1: Array,
-    eps: Array,
     *,
     natural: Array | None = None,
     outcome: Outcome = outputs,
@@ -205,11 +203,9 @@ def check_subspace(
 
     Args:
         net: The network with its parameters.
+        pairs: References are the runs that are patched, targets the donors.
         name: The site.
         basis: (rank, last axis); rows independent, the span counts.
-        x0: References, (pairs, ...): the runs that are patched.
-        x1: Targets, (pairs, ...): the donors.
-        eps: Noise, (pairs, ...).
         natural: (runs, *site shape), activations that say what varies; both runs of the pairs if
             None. Fewer runs than directions leave some dormant that are not.
         outcome: Trace to the array of interest.
@@ -222,7 +218,8 @@ def check_subspace(
     Raises:
         ValueError: A basis that does not fit the last axis, or is not of full rank.
     """
-    check_pairs(x0, x1, eps)
+    check_pairs(pairs)
+    x0, _, eps = pairs.runs
     size = net.sites[name].shape[-1] if net.sites[name].shape else 0
     basis = jnp.asarray(basis)
     if basis.ndim != 2 or basis.shape[1] != size:
@@ -240,7 +237,7 @@ def check_subspace(
         reference, target = net(x0, eps, {}), net(x1, eps, {})
         return measure(outcome, reference), reference.activations[name], target.activations[name]
 
-    clean, value, donor = jax.vmap(runs)(x0, x1, eps)
+    clean, value, donor = jax.vmap(runs)(*pairs.runs)
     natural = jnp.concatenate([value, donor]) if natural is None else natural
     flat = natural.reshape(len(natural), -1, size)
     centred = (flat - flat.mean(0)[None]).reshape(-1, size)

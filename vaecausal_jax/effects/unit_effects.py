@@ -4,22 +4,22 @@ One sweep gives the per-image numbers; the named statistics are means or ratios 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure, outputs
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
+from vaecausal_jax.sweeps.unit_tables import Chosen, UnitTable, choose_units, unit_table
 
 
 class UnitEffects(NamedTuple):
@@ -27,93 +27,107 @@ class UnitEffects(NamedTuple):
 
     Attributes:
         squared: |y' - y|^2, (parts, images).
-        distance: |y' - y|, (parts, images).
-        spread: |y - mean y|^2 of the clean outputs, (images,); unbiased, its mean is the variance
-            summed over pixels.
-        num_outputs: Number of scalars in an output.
+        spread: |y - mean y|^2 of the clean outputs, (parts, images), the same for every part of a
+            site; unbiased, its mean is the variance summed over pixels.
     """
 
     squared: Array
-    distance: Array
     spread: Array
-    num_outputs: int
 
 
 def resample_effects(
     net: BoundModel,
-    name: str,
     x: Array,
     eps: Array,
-    donor: Array,
+    donors: Mapping[str, Array],
+    sites: Chosen = None,
     *,
-    base: Array | None = None,
+    base: Mapping[str, Array] | None = None,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-) -> UnitEffects:
+    sweep: SweepFn = sweep,
+) -> UnitTable:
     """Replaces one unit (or VQ position) at a time by its value in an independent donor.
 
-    With ``base`` and ``donor`` both drawn from the prior at ``latent/z`` this is the pick-freeze
+    With ``base`` and ``donors`` both drawn from the prior at ``latent/z`` this is the pick-freeze
     sample of the total Sobol index of each latent. With natural values it is the resample index of
     the model in use.
 
     Args:
         net: The network with its parameters.
-        name: The site to sweep.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...), shared by clean and intervened runs.
-        donor: Values to take units from, (images, *site shape), independent of the base row by row.
-        base: Values the site is held at in all arms, (images, *site shape); natural if None.
+        donors: Site to values that units are taken from, (images, *site shape), independent of the
+            base row by row: ``{"latent/z": draws}``, or all activations of runs on other images.
+        sites: Which of them, see ``choose_units``. If None, all that have donors; of activations of
+            whole runs, those that do not hold the input or the outputs.
+        base: Site to the values it is held at in all arms, (images, *site shape); natural where
+            there is none.
         outcome: Trace to the array of interest.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
-        Effects of every unit, or of every position where the site has no units.
+        A table of ``UnitEffects``, leaves (units, images).
+
+    Raises:
+        ValueError: A site without donors, or values that do not fit.
     """
-    check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(net.sites, name, donor=donor, base=base)
-    measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(net, name, x, eps, base, measured)
-    rows = Rows(x, eps, natural, donor, y)
-    return _effects(net, name, rows, outcome, block, mesh)
+    if sites is None and set(donors) != set(net.sites):
+        sites = tuple(donors)
+    chosen, base = choose_units(net, sites, x, eps), base or {}
+    for name in (*chosen, *base):
+        if name not in donors:
+            raise ValueError(f"donors have no values of site {name!r}; they have {list(donors)}.")
+        given = base.get(name)
+        check_rows(x=x, eps=eps, donor=donors[name], base=given)
+        check_values(net.sites, name, donor=donors[name], base=given)
+
+    def effects(name: str, units: Any) -> UnitEffects:
+        natural, y = clean_runs(
+            net, name, x, eps, base.get(name), functools.partial(measure, outcome)
+        )
+        rows = Rows(x, eps, natural, donors[name], y)
+        return _effects(net, name, rows, units, outcome, sweep)
+
+    return unit_table(net, chosen, effects)
 
 
 def shift_effects(
     net: BoundModel,
-    name: str,
     x: Array,
     eps: Array,
-    dose: Array,
+    doses: Mapping[str, Array],
     *,
     outcome: Outcome = outputs,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-) -> UnitEffects:
-    """Adds ``dose[u]`` to unit ``u``, one unit at a time.
+    sweep: SweepFn = sweep,
+) -> UnitTable:
+    """Adds ``doses[site][u]`` to unit ``u``, one unit at a time.
 
     Args:
         net: The network with its parameters.
-        name: The site to sweep.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
-        dose: (units,) in the site's own scale, e.g. one standard deviation of each unit.
+        doses: Site to (units,) in the site's own scale, e.g. one standard deviation of each unit.
         outcome: Trace to the array of interest.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
-    """
-    site = net.sites[name]
-    if jnp.shape(dose) != (site.num_units,):
-        raise ValueError(
-            f"dose has shape {jnp.shape(dose)}, expected one per unit of {name!r}: "
-            f"({site.num_units},)."
-        )
-    check_arithmetic(name, site)
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
-    measured = functools.partial(measure, outcome)
-    natural, y = clean_runs(net, name, x, eps, None, measured)
-    rows = Rows(x, eps, natural, natural + site.spread(dose)[None], y)
-    return _effects(net, name, rows, outcome, block, mesh)
+    Returns:
+        A table of ``UnitEffects``, leaves (units, images).
+    """
+    for name, dose in doses.items():
+        site = net.sites[name]
+        if jnp.shape(dose) != (site.num_units,):
+            raise ValueError(
+                f"dose has shape {jnp.shape(dose)}, expected one per unit of {name!r}: "
+                f"({site.num_units},)."
+            )
+        check_arithmetic(name, site)
+
+    def effects(name: str, units: Any) -> UnitEffects:
+        natural, y = clean_runs(net, name, x, eps, None, functools.partial(measure, outcome))
+        donor = natural + net.sites[name].spread(jnp.asarray(doses[name]))[None]
+        return _effects(net, name, Rows(x, eps, natural, donor, y), units, outcome, sweep)
+
+    return unit_table(net, dict.fromkeys(doses), effects)
 
 
 def output_spread(outcomes: Array) -> Array:
@@ -135,7 +149,7 @@ def total_index(effects: UnitEffects) -> tuple[Array, Array]:
     arXiv:1311.1797), in [0, 1]: invariant to image size, contrast and isometries of the output.
     Estimate it as a ratio of sums: shapes (parts, images) both.
     """
-    return effects.squared, 2.0 * jnp.broadcast_to(effects.spread[None], effects.squared.shape)
+    return effects.squared, 2.0 * effects.spread
 
 
 def paper_effect_strength(effects: UnitEffects) -> Array:
@@ -144,15 +158,7 @@ def paper_effect_strength(effects: UnitEffects) -> Array:
     It grows with the square root of the number of pixels, with dose and with contrast: compare it
     only within one model, dose and image size.
     """
-    return effects.distance
-
-
-def standardised_effect(effects: UnitEffects, pixel_sd: Array) -> Array:
-    """Mean squared change per pixel in units of ``pixel_sd`` squared: (parts, images).
-
-    The square root of its mean is the RMS change in SD units.
-    """
-    return effects.squared / (effects.num_outputs * pixel_sd**2)
+    return jnp.sqrt(effects.squared)
 
 
 def noise_floor(
@@ -240,18 +246,14 @@ def clean_runs(
     return base, jax.vmap(held_run)(x, eps, base)
 
 
-def _effects(net: BoundModel, name, rows, outcome, block, mesh) -> UnitEffects:
+def _effects(
+    net: BoundModel, name: str, rows: Rows, units: Any, outcome: Outcome, sweep: SweepFn
+) -> UnitEffects:
     def squared_change(patched: Array, row: Rows) -> Array:
         return jnp.sum((patched - row.clean) ** 2)
 
     squared = patch_units(
-        net,
-        name,
-        rows,
-        squared_change,
-        outcome=outcome,
-        block=block,
-        mesh=mesh,
+        net, name, rows, squared_change, outcome=outcome, units=units, sweep=sweep
     )
-    y = rows.clean
-    return UnitEffects(squared, jnp.sqrt(squared), output_spread(y), y[0].size)
+    spread = output_spread(rows.clean)
+    return UnitEffects(squared, jnp.broadcast_to(spread[None], squared.shape))

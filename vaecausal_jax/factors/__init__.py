@@ -32,7 +32,6 @@ from vaecausal_jax.factors.probes import (
     train_probe,
 )
 from vaecausal_jax.factors.readouts import (
-    FactorPairs,
     Readout,
     calibrate,
     factor_codes,
@@ -45,7 +44,6 @@ from vaecausal_jax.factors.sprite_moments import (
 
 __all__ = [
     "FactorGraph",
-    "FactorPairs",
     "Interchanges",
     "Probe",
     "Readout",

@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.unit_effects import clean_runs
-from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import (
@@ -38,16 +37,17 @@ from vaecausal_jax.interventions.sites import (
     outputs,
 )
 from vaecausal_jax.interventions.types import check_arithmetic
-from vaecausal_jax.sweeps.grid import Block
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
+from vaecausal_jax.sweeps.unit_tables import Chosen, UnitTable, choose_units, unit_table
 
 
 class TensorEstimate(NamedTuple):
-    """A tensor of one site with its interval and what survives the false discovery rate.
+    """A tensor of units with its interval and what survives the false discovery rate.
 
     Attributes:
         estimate: Means over pairs, (units, ...).
-        p_value: Of |effect| <= delta, adjusted for false discoveries over all sites given.
+        p_value: Of |effect| <= delta, adjusted for false discoveries over all units given.
         significant: Whether that is at most q.
     """
 
@@ -71,7 +71,7 @@ def unit_sd(name: str, site: Site, values: Array) -> Array:
     return jnp.std(site.by_part(values), axis=(1, 2))
 
 
-def read_tensor(net: BoundModel, name: str, pairs: FactorPairs) -> Array:
+def read_tensor(net: BoundModel, pairs: Pairs, sites: Chosen = None) -> UnitTable:
     """|h_u(x1) - h_u(x0)| / SD(h_u) of every pair, (units, factors, pairs).
 
     Averaged over positions; SD is over all runs of all pairs. A unit that never changes reads
@@ -79,20 +79,23 @@ def read_tensor(net: BoundModel, name: str, pairs: FactorPairs) -> Array:
 
     Args:
         net: The network with its parameters.
-        name: The site.
-        pairs: Minimal pairs of every factor.
+        pairs: Minimal pairs of every factor, (factors, pairs, ...).
+        sites: Which; see ``choose_units``. None takes all with units.
 
     Raises:
         ValueError: A site without units.
     """
-    _check_units(name, net.sites[name])
-
-    def values(x, eps):
-        return jax.vmap(lambda image, noise: net(image, noise).activations[name])(x, eps)
-
     flat = pairs.flat()
-    read = moved(name, net.sites[name], values(flat.x0, flat.eps), values(flat.x1, flat.eps))
-    return read.reshape(-1, *pairs.eps.shape[:2])
+    check_pairs(flat)
+    chosen = _with_units(net, sites, flat)
+    before, after = (jax.vmap(net)(x, flat.eps).activations for x in (flat.x0, flat.x1))
+
+    def read(name: str, units: Any) -> Array:
+        size = moved(name, net.sites[name], before[name], after[name])
+        size = size if units is None else size[units]
+        return size.reshape(-1, *pairs.eps.shape[:2])
+
+    return unit_table(net, chosen, read)
 
 
 def moved(name: str, site: Site, before: Array, after: Array) -> Array:
@@ -114,60 +117,66 @@ def moved(name: str, site: Site, before: Array, after: Array) -> Array:
 
 def write_tensor(
     net: BoundModel,
-    name: str,
     x: Array,
     eps: Array,
+    sites: Chosen = None,
     *,
     outcome: Outcome = outputs,
     change: Change = difference,
-    dose: Array | None = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-) -> Array:
+    doses: Mapping[str, Array] | None = None,
+    sweep: SweepFn = sweep,
+) -> UnitTable:
     """Change of every read-out as each unit is raised by its SD: (units, factors, images).
 
     Args:
         net: The network with its parameters.
-        name: The site.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
+        sites: Which; see ``choose_units``. None takes all with units.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
         change: Columns before and after to signed changes: ``readout.change``.
-        dose: (units,), what is added to each unit; its SD over these runs if None.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        doses: Site to (units,), what is added to each unit; its SD over these runs if None.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: A site without units, or a dose of another shape.
     """
-    site = net.sites[name]
-    _check_units(name, site)
-    check_arithmetic(name, site)
-    measured = functools.partial(measure, outcome)
-    natural, clean = clean_runs(net, name, x, eps, None, measured)
-    dose = unit_sd(name, site, natural) if dose is None else jnp.asarray(dose)
-    if dose.shape != (site.num_units,):
-        raise ValueError(f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}.")
-    rows = Rows(x, eps, natural, natural + site.spread(dose)[None], clean)
+    chosen = _with_units(net, sites, Pairs(x, x, eps))
+    for name in chosen:
+        check_arithmetic(name, net.sites[name])
 
-    def effect(patched: Array, row: Rows) -> Array:
-        return change(row.clean, patched)
+    def written(name: str, units: Any) -> Array:
+        site = net.sites[name]
+        natural, clean = clean_runs(net, name, x, eps, None, functools.partial(measure, outcome))
+        dose = jnp.asarray((doses or {}).get(name, unit_sd(name, site, natural)))
+        if dose.shape != (site.num_units,):
+            raise ValueError(
+                f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}."
+            )
+        rows = Rows(x, eps, natural, natural + site.spread(dose)[None], clean)
+        found = patch_units(
+            net,
+            name,
+            rows,
+            lambda patched, row: change(row.clean, patched),
+            outcome=outcome,
+            units=units,
+            sweep=sweep,
+        )
+        return jnp.moveaxis(found, 2, 1)
 
-    written = patch_units(net, name, rows, effect, outcome=outcome, block=block, mesh=mesh)
-    return jnp.moveaxis(written, 2, 1)
+    return unit_table(net, chosen, written)
 
 
 def mediation_tensor(
     net: BoundModel,
-    name: str,
-    pairs: FactorPairs,
+    pairs: Pairs,
+    sites: Chosen = None,
     *,
     outcome: Outcome = outputs,
     change: Change = difference,
-    units: Any = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
-) -> Array:
+    sweep: SweepFn = sweep,
+) -> UnitTable:
     """TNIE of every unit on every read-out, pair by pair: (units, changed, read, pairs).
 
     The run on the target image, in which factor k has grown, loses what the unit carried of it. At
@@ -175,50 +184,50 @@ def mediation_tensor(
 
     Args:
         net: The network with its parameters.
-        name: The site.
-        pairs: Minimal pairs of every factor.
+        pairs: Minimal pairs of every factor, (factors, pairs, ...).
+        sites: Which; see ``choose_units``.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
         change: Columns before and after to signed changes: ``readout.change``.
-        units: Which units (or positions), as indices or as booleans; all if None.
-        block: See ``sweep``; its contexts are pairs.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
     """
-    flat, num = pairs.flat(), len(pairs.x0) * pairs.x0.shape[1]
-    both = paired_rows(net, name, flat.x0, flat.x1, flat.eps, outcome)
-    targets = jax.tree.map(lambda a: a[num:], both)
+    flat = pairs.flat()
+    check_pairs(flat)
+    chosen = choose_units(net, sites, flat.x0, flat.eps)
 
-    def effect(patched: Array, row: Rows) -> Array:
-        return change(patched, row.clean)
+    def mediated(name: str, units: Any) -> Array:
+        both = paired_rows(net, flat, name, outcome)
+        targets = jax.tree.map(lambda a: a[len(flat.x0) :], both)
+        lost = patch_units(
+            net,
+            name,
+            targets,
+            lambda patched, row: change(patched, row.clean),
+            outcome=outcome,
+            units=units,
+            sweep=sweep,
+        )
+        lost = lost.reshape(lost.shape[0], *pairs.x0.shape[:2], -1)
+        return jnp.moveaxis(lost, 3, 2)
 
-    lost = patch_units(
-        net,
-        name,
-        targets,
-        effect,
-        outcome=outcome,
-        units=units,
-        block=block,
-        mesh=mesh,
-    )
-    lost = lost.reshape(lost.shape[0], *pairs.x0.shape[:2], -1)
-    return jnp.moveaxis(lost, 3, 2)
+    return unit_table(net, chosen, mediated)
 
 
 def tensor_estimate(
     key: Array,
-    samples: Mapping[str, ArrayLike],
+    samples: ArrayLike,
     *,
     intervention: str,
     q: float = 0.05,
     delta: float = 0.0,
     level: float = 0.95,
     num_replicates: int = 1000,
-) -> dict[str, TensorEstimate]:
-    """Means over pairs with intervals, and which survive: one family of tests over all sites.
+) -> TensorEstimate:
+    """Means over pairs with intervals, and which survive: one family of tests over all units.
 
     Args:
         key: Typed PRNG key.
-        samples: Site to (..., pairs), as from the functions above.
+        samples: (units, ..., pairs), the values of a table from the functions above:
+            ``table.map(lambda samples: tensor_estimate(key, samples, ...))``.
         intervention: What was done, in words.
         q: False discovery rate (Benjamini-Hochberg).
         delta: Smallest effect of interest, in SD of a factor; with enough pairs every effect
@@ -227,30 +236,15 @@ def tensor_estimate(
         num_replicates: Bootstrap replicates.
 
     Raises:
-        ValueError: No site, fewer than two pairs, or q outside (0, 1).
+        ValueError: Fewer than two pairs, or q outside (0, 1).
     """
-    if not samples:
-        raise ValueError("tensor_estimate needs the samples of at least one site.")
     if not 0.0 < q < 1.0:
         raise ValueError(f"q must lie between 0 and 1, got {q}.")
-    p_values = {name: minimum_effect_test(values, delta) for name, values in samples.items()}
-    adjusted = false_discovery(np.concatenate([p.ravel() for p in p_values.values()]))
-    ends = np.cumsum([p.size for p in p_values.values()])[:-1]
-    found = {}
-    keys = jax.random.split(key, len(samples))
-    for site_key, (name, values), p in zip(
-        keys, samples.items(), np.split(adjusted, ends), strict=True
-    ):
-        estimate = bootstrap_mean(
-            site_key,
-            values,
-            intervention=intervention,
-            level=level,
-            num_replicates=num_replicates,
-        )
-        p = p.reshape(p_values[name].shape)
-        found[name] = TensorEstimate(estimate, p, p <= q)
-    return found
+    p_value = false_discovery(minimum_effect_test(samples, delta))
+    estimate = bootstrap_mean(
+        key, samples, intervention=intervention, level=level, num_replicates=num_replicates
+    )
+    return TensorEstimate(estimate, p_value, p_value <= q)
 
 
 def leakage(tensor: ArrayLike) -> np.ndarray:
@@ -283,6 +277,16 @@ def read_write_agreement(read: ArrayLike, write: ArrayLike) -> np.ndarray:
     lengths = np.linalg.norm(read, axis=-1) * np.linalg.norm(write, axis=-1)
     product = np.sum(read * write, axis=-1)
     return np.where(lengths > 0, product / np.where(lengths > 0, lengths, 1.0), np.nan)
+
+
+def _with_units(net: BoundModel, sites: Chosen, pairs: Pairs) -> dict[str, Any]:
+    """The sites chosen; of all, those that have units."""
+    chosen = choose_units(net, sites, pairs.x0, pairs.eps)
+    if sites is None:
+        return {name: units for name, units in chosen.items() if net.sites[name].num_units}
+    for name in chosen:
+        _check_units(name, net.sites[name])
+    return chosen
 
 
 def _check_units(name: str, site: Site) -> None:

@@ -17,8 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.data.causal import SCM, intervene, observe, sample_noise
+from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.mediators import Mediator
-from vaecausal_jax.factors.readouts import FactorPairs
 from vaecausal_jax.inference import (
     Estimate,
     bootstrap_mean,
@@ -28,7 +28,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Change, Outcome, difference, measure, outputs
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 
 class FactorGraph(NamedTuple):
@@ -51,13 +51,13 @@ class FactorGraph(NamedTuple):
 
 def swap_effects(
     net: BoundModel,
+    pairs: Pairs,
     mediator: Mediator,
     points: Any,
-    pairs: FactorPairs,
     *,
     outcome: Outcome = outputs,
     change: Change = difference,
-    block: Block | None = None,
+    sweep: SweepFn = sweep,
 ) -> Array:
     """Effects on all read-outs of swapping each factor's representation: (swapped, read, pairs).
 
@@ -66,19 +66,20 @@ def swap_effects(
 
     Args:
         net: The network with its parameters.
+        pairs: Pairs of every factor: ``readouts.factor_pairs`` or ``scm_pairs``.
         mediator: ``mediators.group(sites, name)``, ``.subspace``, or any other.
         points: Which part represents each factor, a leading axis of factors: booleans (factors,
             units) for groups, such as ``metrics.causal.top_latents`` chooses; bases
             (factors, rank, ...) for subspaces, such as ``interchange`` learns.
-        pairs: Pairs of every factor: ``readouts.factor_pairs`` or ``scm_pairs``.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
         change: Columns before and after to signed changes: ``readout.change``.
-        block: See ``sweep``; contexts are pairs.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Raises:
         ValueError: Not one point per factor.
     """
-    num_factors = pairs.x0.shape[0]
+    num_factors, flat = len(pairs.x0), pairs.flat()
+    check_pairs(flat)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}
     if lengths != {(num_factors,)}:
         raise ValueError(
@@ -94,9 +95,9 @@ def swap_effects(
         clean = measure(outcome, net(x0, eps, {}))
         return change(clean, measure(outcome, net(x0, eps, mediator(point, target))))
 
-    flat, num_pairs = pairs.flat(), pairs.x0.shape[1]
+    num_pairs = pairs.x0.shape[1]
     own = jax.tree.map(lambda a: jnp.repeat(a, num_pairs, axis=0), points)
-    moved = sweep(run, jnp.zeros(1), (flat.x0, flat.x1, flat.eps, own), block=block)[0]
+    moved = sweep(run, jnp.zeros(1), (*flat.runs, own))[0]
     return jnp.moveaxis(moved.reshape(num_factors, num_pairs, -1), 2, 1)
 
 
@@ -106,7 +107,7 @@ def scm_pairs(
     render: Callable[[dict[str, Array]], Array],
     num: int,
     noise_shape: tuple[int, ...],
-) -> FactorPairs:
+) -> Pairs:
     """Pairs of images of a sample and of its counterfactual under do(variable = a larger value).
 
     The values are those of two samples of the model, the lower first; all else follows with the
@@ -136,7 +137,7 @@ def scm_pairs(
         parts.append((*(jax.vmap(image)(noise, end) for end in ends), size))
     x0, x1, change = (jnp.stack(leaves) for leaves in zip(*parts, strict=True))
     eps = jax.random.normal(noise_key, (*change.shape, *noise_shape), x0.dtype)
-    return FactorPairs(x0, x1, eps, change)
+    return Pairs(x0, x1, eps, change=change)
 
 
 def direct_effects(samples: ArrayLike) -> Array:

@@ -34,7 +34,7 @@ from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import Block, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 
 class Interchanges(NamedTuple):
@@ -180,7 +180,7 @@ def interchange(
     outcome: Outcome = outputs,
     readout: Readout | None = None,
     to_image: Callable[[Array], Array] = jax.nn.sigmoid,
-    block: Block | None = None,
+    sweep: SweepFn = sweep,
 ) -> Swapped:
     """Swaps each part from source to base and compares with the counterfactual's reconstruction.
 
@@ -192,7 +192,7 @@ def interchange(
         outcome: Trace to what is compared.
         readout: To compare levels of factors too.
         to_image: The decoder's outputs to the image it reads.
-        block: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         Leaves with leading axes (parts, interchanges).
@@ -212,7 +212,7 @@ def interchange(
             _square(measure(outcome, swapped) - wanted), _square(natural - wanted), agrees
         )
 
-    return sweep(run, points, tuple(inputs), block=block)
+    return sweep(run, points, tuple(inputs))
 
 
 def continuous_iia(key: Array, swapped: Swapped, **options: Any) -> Estimate:

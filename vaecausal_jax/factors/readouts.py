@@ -12,7 +12,7 @@ of factor l moves when only factor k changes, and ``calibrate`` takes that out o
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -22,7 +22,9 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.data import Dataset, Factor, factor_names, factor_position, images, minimal_pairs
+from vaecausal_jax.data import Dataset, Factor, factor_names, factor_position, images
+from vaecausal_jax.data.dataset import minimal_levels
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate, bootstrap_ratio
 from vaecausal_jax.interventions.sites import Outcome, Trace
@@ -268,26 +270,6 @@ class Readout:
         return jnp.split(columns, ends[:-1])
 
 
-class FactorPairs(NamedTuple):
-    """Pairs of images that differ in one factor, for every factor; a leading axis of factors.
-
-    Attributes:
-        x0: References, (factors, pairs, *image).
-        x1: Targets; the factor changes in the positive direction.
-        eps: Noise shared by both, (factors, pairs, *noise).
-        change: True change of the factor, in SD, positive, (factors, pairs).
-    """
-
-    x0: Array
-    x1: Array
-    eps: Array
-    change: Array
-
-    def flat(self) -> "FactorPairs":
-        """The same with factors and pairs on one axis, factors first."""
-        return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), self)
-
-
 def factor_codes(
     data: Dataset,
     *,
@@ -333,7 +315,7 @@ def factor_codes(
 
 def factor_pairs(
     key: Array, data: Dataset, codes: tuple[FactorCode, ...], num: int, noise_shape: tuple[int, ...]
-) -> FactorPairs:
+) -> Pairs:
     """Minimal pairs of every factor, each turned so that its factor grows.
 
     Signed effects can then be averaged over pairs. A cyclic factor grows the shorter way around, a
@@ -346,6 +328,10 @@ def factor_pairs(
         num: Pairs a factor.
         noise_shape: Of one run's ``eps``, ``model.noise_shape``.
 
+    Returns:
+        Pairs with a leading axis of factors, (factors, pairs, ...); ``change`` is in SD and
+        positive.
+
     Raises:
         ValueError: Codes of other factors, or a factor that cannot be changed alone.
     """
@@ -357,21 +343,21 @@ def factor_pairs(
     noise_key, *keys = jax.random.split(key, len(codes) + 1)
     low, high, change = [], [], []
     for pair_key, code in zip(keys, codes, strict=True):
-        pairs = minimal_pairs(pair_key, data, code.name, num)
-        before, after = (jax.vmap(code.encode)(levels) for levels in pairs)
+        source, target = minimal_levels(pair_key, data, code.name, num)
+        before, after = (jax.vmap(code.encode)(levels) for levels in (source, target))
         moved = jax.vmap(code.change)(before, after)
         down = (moved < 0)[:, None]
-        low.append(jnp.where(down, pairs.target, pairs.source))
-        high.append(jnp.where(down, pairs.source, pairs.target))
+        low.append(jnp.where(down, target, source))
+        high.append(jnp.where(down, source, target))
         change.append(jnp.abs(moved))
     # One call draws all images: it is compiled once, however many factors there are.
     x = images(data, jnp.concatenate([*low, *high]))
     x0, x1 = x.reshape(2, len(codes), num, *x.shape[1:])
     eps = jax.random.normal(noise_key, (len(codes), num, *noise_shape), x.dtype)
-    return FactorPairs(x0, x1, eps, jnp.stack(change))
+    return Pairs(x0, x1, eps, jnp.stack(low), jnp.stack(high), jnp.stack(change))
 
 
-def readout_changes(readout: Readout, pairs: FactorPairs) -> Array:
+def readout_changes(readout: Readout, pairs: Pairs) -> Array:
     """Changes that the read-out sees between the images of each pair: (factors, pairs, factors)."""
     return _changes(readout, pairs.x0, pairs.x1)
 
@@ -385,7 +371,7 @@ def readout_confusion(key: Array, changes: ArrayLike, true_change: ArrayLike) ->
     Args:
         key: Typed PRNG key, of the intervals' bootstrap over pairs.
         changes: (changed factors, pairs, factors), as from ``readout_changes``.
-        true_change: (changed factors, pairs), ``FactorPairs.change``.
+        true_change: (changed factors, pairs), ``Pairs.change``.
 
     Returns:
         Estimate with arrays (changed factor, factor read).

@@ -12,7 +12,7 @@ import numpy as np
 
 from vaecausal_jax import inference
 from vaecausal_jax.data import Dataset
-from vaecausal_jax.effects import mediation
+from vaecausal_jax.effects.decompositions import Gram
 from vaecausal_jax.effects.modularity import EffectModularity, effect_modularity
 from vaecausal_jax.effects.strengths import EffectStrengths, StrengthSamples, estimate_strengths
 from vaecausal_jax.effects.unit_effects import effective_units
@@ -105,7 +105,7 @@ def unit_estimates(config: StudyConfig, data: Dataset, part: Arrays) -> dict[str
     by_factor = {
         name: values.reshape(*values.shape[:2], num_factors, config.num_pairs)
         for name, values in part.items()
-        if values.ndim == 3 and name in mediation.Gram._fields
+        if values.ndim == 3 and name in Gram._fields
     }
     total, noising = by_factor["total"], by_factor["total_total"]
     denoising = by_factor["total_pure"]

@@ -123,12 +123,12 @@ def factor_effects(
     }
     # One family of tests over all sites, and one program.
     mediated = tensor_estimate(
-        key,
-        {"all": units["mediated"]},
+        jax.random.split(key, 1)[0],
+        units["mediated"],
         intervention="a unit of the target run patched from the reference, read-outs in SD",
         delta=MIN_EFFECT,
         num_replicates=200,
-    )["all"]
+    )
     ends = np.cumsum([part["written"].shape[1] for part in sites.values()])[:-1]
     of_sites = dict(zip(sites, np.split(mediated.filtered, ends), strict=True))
     written, read = units["written"], units["read"].mean(axis=-1)

@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.data import Dataset, images, sample_factors
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediation, mediators, support, unit_effects
 from vaecausal_jax.effects.modularity import activation_changes, reencoded
 from vaecausal_jax.effects.strengths import bernoulli_nats, strength_samples
 from vaecausal_jax.factors import factor_effects, factor_graphs
-from vaecausal_jax.factors.readouts import FactorPairs, Readout, factor_pairs
+from vaecausal_jax.factors.readouts import Readout, factor_pairs
 from vaecausal_jax.interventions import set_to
-from vaecausal_jax.interventions.sites import Trace, outputs
+from vaecausal_jax.interventions.sites import Trace
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.sweeps.patching import Rows, patch_units
@@ -42,7 +43,7 @@ class Inputs(NamedTuple):
     x: Array
     eps: Array
     prior: Array
-    pairs: FactorPairs
+    pairs: Pairs
     score_x: Array
     score_factors: Array
     readout: Readout
@@ -146,9 +147,9 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     chosen = jnp.argmax(by_factor / jnp.where(sd > 0, sd, jnp.inf)[None], axis=1)
     swapped = factor_graphs.swap_effects(
         model.bind(params),
+        inputs.pairs,
         mediators.group(model.sites, "latent/z"),
         jax.nn.one_hot(chosen, sd.size, dtype=bool),
-        inputs.pairs,
         outcome=inputs.readout.outcome(jax.nn.sigmoid),
         change=inputs.readout.change,
     )
@@ -195,7 +196,9 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
         readout=inputs.readout,
         change=inputs.readout.change,
     )
-    null = unit_effects.resample_effects(model.bind(params), "latent/z", inputs.x, inputs.eps, z)
+    null = unit_effects.resample_effects(
+        model.bind(params), inputs.x, inputs.eps, {"latent/z": z}
+    ).values
     gaps = support.reencode_gaps(respond, z, donor)
     return {
         **{f"prior_{name}": value for name, value in prior.items()},
@@ -274,7 +277,7 @@ def _site_level(
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
     sd = factor_effects.unit_sd(name, site, natural)
     raised = others._replace(donor=natural + site.spread(sd)[None])
-    paired = mediation.paired_rows(model.bind(params), name, pairs.x0, pairs.x1, pairs.eps, outputs)
+    paired = mediation.paired_rows(model.bind(params), pairs, name)
     rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), paired, others, raised)
     # Each run of a pair is compared with the other; the rest only with themselves.
     num_pairs = pairs.x0.shape[0]
@@ -309,10 +312,8 @@ def _site_level(
     )
     total = mediation.site_mediation(
         model.bind(params),
+        pairs,
         name,
-        pairs.x0,
-        pairs.x1,
-        pairs.eps,
         outcome=lambda trace: to_outcome(trace.outputs),
     )
     before, after = jnp.split(paired.natural, 2)

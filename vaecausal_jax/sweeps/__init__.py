@@ -8,7 +8,9 @@ writes a sweep to disk slab by slab and goes on where it stopped.
 from vaecausal_jax.sweeps.grid import (
     Block,
     Skip,
+    SweepFn,
     choose_block,
+    over_devices,
     sweep,
 )
 from vaecausal_jax.sweeps.patching import (
@@ -27,13 +29,19 @@ from vaecausal_jax.sweeps.serial import (
     from_json,
     to_json,
 )
+from vaecausal_jax.sweeps.unit_tables import UnitTable, choose_units, unit_table
 
 __all__ = [
     "Block",
     "Reduction",
     "Rows",
     "Skip",
+    "UnitTable",
+    "choose_units",
+    "unit_table",
+    "SweepFn",
     "choose_block",
+    "over_devices",
     "covariance",
     "from_json",
     "histogram",

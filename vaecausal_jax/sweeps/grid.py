@@ -9,12 +9,14 @@ depends on the context alone, such as the clean run, is computed once and serves
 ``vaecausal_jax.tracing``), and memory is that of one block and of the result.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -34,6 +36,10 @@ _MEMORY_SHARE = 1 / 8
 
 _PENDING_BYTES = 64 << 20
 """Of values that wait to be reduced, on any device."""
+
+
+SweepFn = Callable[..., Any]
+"""``sweep``, or what takes its arguments: ``functools.partial(sweep, mesh=mesh)``."""
 
 
 class Block(NamedTuple):
@@ -126,6 +132,17 @@ def sweep(
     sizes = [num_points] if reduction is not None else [num_points, num_contexts]
     sizes = sizes if num_models is None else [num_models, *sizes]
     return jax.tree.map(lambda leaf: leaf[tuple(slice(size) for size in sizes)], results)
+
+
+def over_devices(devices: Sequence[Any] | None = None, *, axis: str = "contexts") -> SweepFn:
+    """``sweep`` with its contexts spread over devices: what a function's ``sweep=`` takes.
+
+    Args:
+        devices: Some devices; all that JAX has if None.
+        axis: What to spread: "contexts", or "points" where there are few images and many units.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    return functools.partial(sweep, mesh=Mesh(np.array(devices), (axis,)))
 
 
 def choose_block(

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import Mesh
 
 from vaecausal_jax.indices import choose
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Site, measure, outputs
-from vaecausal_jax.sweeps.grid import Block, Skip, sweep
-from vaecausal_jax.sweeps.reductions import Reduction
+from vaecausal_jax.sweeps.grid import Skip, SweepFn, sweep
 
 NO_START = -1
 """In place of where a unit's box begins, where there is no such unit."""
@@ -47,9 +45,7 @@ def patch_units(
     *,
     outcome: Outcome = outputs,
     units: Any = None,
-    reduction: Reduction | None = None,
-    block: Block | None = None,
-    mesh: Mesh | None = None,
+    sweep: SweepFn = sweep,
 ) -> Any:
     """Puts the donor's value of one unit into every run, unit by unit.
 
@@ -65,9 +61,7 @@ def patch_units(
         outcome: Trace to the array of interest.
         units: Which units (positions, where the site holds VQ codes), as indices or booleans; all
             if None.
-        reduction: See ``sweep``.
-        block: See ``sweep``.
-        mesh: See ``sweep``.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         Effects with leading axes (units, runs), or (units,) after a reduction.
@@ -75,7 +69,7 @@ def patch_units(
     site = net.sites[name]
     starts = unit_starts(name, site, units)
     run, skip = unit_patch(net, name, site, effect, outcome)
-    return sweep(run, starts, rows, skip=skip, reduction=reduction, block=block, mesh=mesh)
+    return sweep(run, starts, rows, skip=skip)
 
 
 def unit_starts(name: str, site: Site, units: Any = None) -> Array:

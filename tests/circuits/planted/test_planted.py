@@ -11,6 +11,7 @@ from vaecausal_jax import interventions as iv
 from vaecausal_jax.circuits import modularity, partitions, planted
 from vaecausal_jax.circuits.layers import join_layers
 from vaecausal_jax.circuits.planted import closed_forms, disguises, finders, levels, scores
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects import shapley as games
 from vaecausal_jax.effects.specificity import specificity
@@ -37,7 +38,7 @@ def network(name):
 def found(name, finder):
     net = network(name)
     pairs = net.sample(KEY, NUM_PAIRS)
-    return jax.device_get(planted.FINDERS[finder](net.forward, net.params, net.sites, pairs))
+    return jax.device_get(planted.FINDERS[finder](net.net, pairs))
 
 
 def joined(parts, like):
@@ -73,8 +74,8 @@ def test_level_0_has_the_published_truth():
 def test_level_0_decodes_its_encoding_exactly():
     net = network("0")
     pairs = net.sample(KEY, 8)
-    run = jax.jit(jax.vmap(net.forward, (None, 0, 0)))
-    trace = run(net.params, pairs.x0, jnp.zeros_like(pairs.eps))
+    run = jax.jit(jax.vmap(net.net.forward, (None, 0, 0)))
+    trace = run(net.net.params, pairs.x0, jnp.zeros_like(pairs.eps))
     np.testing.assert_allclose(trace.activations["latent/mean"], pairs.factors0, atol=1e-5)
     np.testing.assert_allclose(trace.outputs, pairs.x0, atol=1e-5)
 
@@ -141,13 +142,11 @@ def test_gates_have_the_effects_dividends_and_shapley_values_of_the_table(kind):
     def outcome(trace):
         return net.readout(trace.outputs)[0]
 
-    forward = jax.jit(net.forward)
+    forward = jax.jit(net.net.forward)
     effects = mediation.natural_effects(
-        BoundModel(forward, net.params),
-        pairs.x0,
-        pairs.x1,
-        pairs.eps,
-        lambda a: iv.patch(net.sites, "latent/z", a["latent/z"], unit=1),
+        BoundModel(forward, net.net.params),
+        Pairs(pairs.x0, pairs.x1, pairs.eps),
+        lambda a: iv.patch(net.net.sites, "latent/z", a["latent/z"], unit=1),
         outcome=outcome,
     )
     np.testing.assert_allclose(effects.natural_indirect_effect, denoise, atol=1e-6)
@@ -156,10 +155,10 @@ def test_gates_have_the_effects_dividends_and_shapley_values_of_the_table(kind):
     values = [
         outcome(
             forward(
-                net.params,
+                net.net.params,
                 pairs.x0,
                 pairs.eps,
-                iv.set_to(net.sites, "latent/z", 1.0, group=np.array([a, b, False])),
+                iv.set_to(net.net.sites, "latent/z", 1.0, group=np.array([a, b, False])),
             )
         )
         for b in (False, True)
@@ -175,7 +174,7 @@ def test_a_ramp_is_one_apart_and_flat_at_both_ends():
     pairs = net.sample(KEY, 1)
 
     def read(x):
-        return net.readout(net.forward(net.params, x, pairs.eps[0]).outputs)
+        return net.readout(net.net(x, pairs.eps[0]).outputs)
 
     np.testing.assert_allclose(read(pairs.x0[0]), 0, atol=1e-6)
     np.testing.assert_allclose(read(pairs.x1[0]), 1, atol=1e-6)
@@ -233,22 +232,20 @@ def test_disguises_leave_the_function_and_its_truth_alone(disguise):
 
 def test_distractors_vary_and_dormant_units_do_not_and_neither_is_a_cause():
     net = network("1")
-    run = jax.jit(jax.vmap(net.forward, (None, 0, 0)))
+    run = jax.jit(jax.vmap(net.net.forward, (None, 0, 0)))
     pairs = net.sample(KEY, 64)
-    units = run(net.params, pairs.x0, pairs.eps).activations["decoder/units"]
+    units = run(net.net.params, pairs.x0, pairs.eps).activations["decoder/units"]
     truth = net.truth
     distractor, dormant = (part["decoder/units"] for part in (truth.distractors, truth.dormant))
     assert distractor.sum() == 8
     assert dormant.sum() == 4
     assert np.all(units[:, distractor].std(0) > 0)
     assert not np.any(units[:, dormant])
-    assert np.abs(net.params["pixels"][dormant]).sum(1).min() > 0
+    assert np.abs(net.net.params["pixels"][dormant]).sum(1).min() > 0
     assert not np.any((distractor | dormant) & truth.nodes["decoder/units"])
     # Raised by force a dormant unit would change the output.
-    raised = iv.shift_by(net.sites, "decoder/units", 1.0, group=dormant)
-    plain, forced = (
-        net.forward(net.params, pairs.x0[0], pairs.eps[0], i).outputs for i in ({}, raised)
-    )
+    raised = iv.shift_by(net.net.sites, "decoder/units", 1.0, group=dormant)
+    plain, forced = (net.net(pairs.x0[0], pairs.eps[0], i).outputs for i in ({}, raised))
     assert np.abs(forced - plain).max() > 0.1
 
 
@@ -256,19 +253,17 @@ def test_after_a_rotation_only_the_known_subspace_holds_one_factor():
     weights = disguises.rotate_features(KEY, levels.level0_weights(leak=0.0, sigma=0.0))
     net = planted.gaussian_network("rotated", weights)
     pairs = jax.tree.map(lambda leaf: leaf[0], net.sample(KEY, 1))
-    run = functools.partial(jax.jit(net.forward), net.params, pairs.x0, pairs.eps)
+    run = functools.partial(jax.jit(net.net.__call__), pairs.x0, pairs.eps)
     site = "decoder/features"
-    donor = net.forward(net.params, pairs.x1, pairs.eps).activations[site]
+    donor = net.net(pairs.x1, pairs.eps).activations[site]
     directions = jnp.asarray(net.truth.subspaces[site], float)
-    plain, target = (
-        net.readout(net.forward(net.params, x, pairs.eps).outputs) for x in (pairs.x0, pairs.x1)
-    )
+    plain, target = (net.readout(net.net(x, pairs.eps).outputs) for x in (pairs.x0, pairs.x1))
     for factor in range(4):
-        swap = iv.swap_direction(net.sites, site, directions[factor], donor)
+        swap = iv.swap_direction(net.net.sites, site, directions[factor], donor)
         swapped = net.readout(run(swap).outputs)
         expected = jnp.where(jnp.arange(4) == factor, target, plain)
         np.testing.assert_allclose(swapped, expected, atol=1e-5)
-    one_unit = net.readout(run(iv.patch(net.sites, site, donor, unit=0)).outputs)
+    one_unit = net.readout(run(iv.patch(net.net.sites, site, donor, unit=0)).outputs)
     assert np.sum(np.abs(one_unit - plain) > 1e-3) > 1
 
 
@@ -393,17 +388,18 @@ def test_the_ordinary_null_sees_modules_in_depth_and_the_layered_null_does_not()
 def test_a_finder_of_ones_own_is_a_function():
     net = network("0")
 
-    def by_name(forward, params, sites, pairs):
-        del forward, params, pairs
-        return planted.Scores({n: jnp.ones(sites[n].num_units) for n in planted.inner_sites(sites)})
+    def by_name(net, pairs):
+        del pairs
+        names = planted.inner_sites(net.sites)
+        return planted.Scores({n: jnp.ones(net.sites[n].num_units) for n in names})
 
-    nodes = by_name(net.forward, net.params, net.sites, net.sample(KEY, 2)).nodes
+    nodes = by_name(net.net, net.sample(KEY, 2)).nodes
     assert scores.auroc(joined(nodes, net.truth.nodes), joined(net.truth.nodes, nodes)) == 0.5
 
 
 def test_exact_finders_report_what_they_cost():
     net = network("0")
-    units = sum(net.sites[name].num_units for name in finders.inner_sites(net.sites))
+    units = sum(net.net.sites[name].num_units for name in finders.inner_sites(net.net.sites))
     passes = found("0", "patching, both directions").passes
     assert passes == NUM_PAIRS * 2 * (units + 5)
     assert found("0", "correlation").passes == NUM_PAIRS * 2

@@ -119,7 +119,7 @@ def test_a_trained_network_is_accepted_and_its_units_are_found():
     assert truth.distractors["decoder/dense0"].any()
     pairs = net.sample(KEY, 64)
     finder = planted.FINDERS["patching, both directions"]
-    found = finder(net.forward, net.params, net.sites, pairs).nodes
+    found = finder(net.net, pairs).nodes
     assert scores.auroc(found["latent/z"], truth.nodes["latent/z"]) == 1
     # Not every unit that training assigned came to do something; what does is one of them.
     member = truth.nodes["decoder/dense0"]

@@ -10,7 +10,8 @@ import pytest
 from adapted_models import CASES, IMAGE, scanned
 
 from vaecausal_jax.circuits import motifs
-from vaecausal_jax.effects import mediation, paths, unit_effects
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.effects import decompositions, mediation, paths, unit_effects
 from vaecausal_jax.effects.mediators import unit as unit_mediator
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.bound import BoundModel
@@ -38,7 +39,7 @@ def plain_gram(case, site, name, unit, x0, x1, eps):
     y01, y10 = (
         case.replaced(case.params, x, eps, name, h) for x, h in zip((x0, x1), mixed, strict=True)
     )
-    return mediation.gram(y00, y11, y01, y10)
+    return decompositions.gram(y00, y11, y01, y10)
 
 
 @pytest.mark.parametrize("family", CASES)
@@ -57,8 +58,8 @@ def test_unit_mediation_equals_a_plain_loop(family):
     name = case.skipped
     units = jnp.arange(2)
     grams = mediation.unit_mediation(
-        BoundModel(case.forward, case.params, sites), name, x0, x1, eps, units=units
-    )
+        BoundModel(case.forward, case.params, sites), Pairs(x0, x1, eps), {name: units}
+    ).values
     by_hand = jax.jit(functools.partial(plain_gram, case, sites[name], name))
     for unit in range(2):
         for pair in range(NUM_PAIRS):
@@ -78,9 +79,7 @@ def test_layer_with_a_way_round_it_is_no_cut_and_a_bottleneck_is(family):
         return tuple(
             mediation.natural_effects(
                 BoundModel(case.forward, case.params),
-                x0,
-                x1,
-                eps,
+                Pairs(x0, x1, eps),
                 lambda a, n=n: patch(sites, n, a[n]),
             )
             for n in (case.cut, case.skipped)
@@ -109,8 +108,8 @@ def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_fol
     case, x0, x1, eps, sites = made("scanned")
     name = "encoder/branch"
     grams = mediation.unit_mediation(
-        BoundModel(case.forward, case.params, sites), name, x0, x1, eps
-    )
+        BoundModel(case.forward, case.params, sites), Pairs(x0, x1, eps), name
+    ).values
     params = case.params
 
     def by_hand(x, eps, donor, unit):
@@ -130,13 +129,13 @@ def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_fol
         for unit in (0, 5):
             y01 = by_hand(pair_x[0], noise, donors[1], unit)
             y10 = by_hand(pair_x[1], noise, donors[0], unit)
-            expected = mediation.gram(y00, y11, y01, y10)
+            expected = decompositions.gram(y00, y11, y01, y10)
             got = jax.tree.map(lambda leaf, u=unit, p=pair: leaf[u, p], grams)
             np.testing.assert_allclose(list(got), list(expected), rtol=1e-4, atol=1e-6)
     # The same by the general mediator, which replaces by a mask and not by a box.
     points = jnp.arange(6)
     mediated = mediation.mediate(
-        BoundModel(case.forward, params), unit_mediator(sites, name), points, x0, x1, eps
+        BoundModel(case.forward, params), Pairs(x0, x1, eps), unit_mediator(sites, name), points
     )
     np.testing.assert_allclose(mediated.gram.total_total, grams.total_total, rtol=1e-4, atol=1e-6)
 
@@ -146,8 +145,8 @@ def test_effects_sweep_runs_on_an_adapted_model_and_equals_a_loop():
     run = jax.jit(jax.vmap(lambda x, eps: case.forward(case.params, x, eps)))
     donor = run(donor_x, eps).activations["latent/bottom"]
     got = unit_effects.resample_effects(
-        BoundModel(case.forward, case.params, sites), "latent/bottom", x, eps, donor
-    )
+        BoundModel(case.forward, case.params, sites), x, eps, {"latent/bottom": donor}
+    ).values
     clean = run(x, eps)
     for unit in range(3):
         for image in range(NUM_PAIRS):
@@ -172,8 +171,8 @@ def test_unrolled_scan_has_a_site_a_layer_with_a_run_that_restarts_there():
             rtol=1e-6,
         )
     grams = mediation.unit_mediation(
-        BoundModel(case.forward, case.params, sites), "encoder/branch[2]", x0, x1, eps
-    )
+        BoundModel(case.forward, case.params, sites), Pairs(x0, x1, eps), "encoder/branch[2]"
+    ).values
     assert np.all(np.isfinite(grams.total_total))
     assert np.any(np.abs(grams.total_total) > 1e-6)
 
@@ -207,7 +206,7 @@ def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
     )
     effect = jax.jit(
         lambda edges: paths.path_effect(
-            BoundModel(case.forward, case.params), wires, x0[0], x1[0], eps[0], edges
+            BoundModel(case.forward, case.params), wires, Pairs(x0[0], x1[0], eps[0]), edges
         )
     )
     plain = outcome(old, old, reference)

@@ -47,8 +47,8 @@ def question(double):
     sites = forward.sites(params, x[0], eps[0])
     source = jax.vmap(lambda d, e: forward(params, d, e).activations["decoder"])(donor, eps)
     ours = unit_effects.resample_effects(
-        BoundModel(forward, params, sites), "decoder", x, eps, source
-    )
+        BoundModel(forward, params, sites), x, eps, {"decoder": source}
+    ).values
     assert np.all(ours.squared > 1e-8)
     return module, params, x, eps, donor, np.asarray(ours.squared)
 

@@ -17,9 +17,10 @@ from vaecausal_jax.circuits.planted.levels import (
     level3,
     saturated,
 )
-from vaecausal_jax.circuits.planted.network import Pairs, Planted, Truth, Weights
+from vaecausal_jax.circuits.planted.network import Planted, Truth, Weights
 from vaecausal_jax.circuits.planted.recovery import Recovered, recover, recovery_scores
 from vaecausal_jax.circuits.planted.trained import level2
+from vaecausal_jax.data.pairs import Pairs
 
 __all__ = [
     "FINDERS",

@@ -1,18 +1,18 @@
 """Finders: what says how much each unit and edge matters, given a network and pairs of runs.
 
-A finder is any function ``(forward, params, sites, pairs) -> Scores``. To try your own:
+A finder is any function ``(net, pairs) -> Scores``. To try your own:
 
-    def saliency(forward, params, sites, pairs):
+    def saliency(net, pairs):
         def score(name):
             def outcome(x, eps, shift):
-                moved = interventions.shift_by(sites, name, shift)
-                return jnp.sum(forward(params, x, eps, moved).outputs ** 2)
+                moved = interventions.shift_by(net.sites, name, shift)
+                return jnp.sum(net(x, eps, moved).outputs ** 2)
 
-            zero = jnp.zeros(sites[name].shape)
+            zero = jnp.zeros(net.sites[name].shape)
             slopes = jax.vmap(jax.grad(outcome, 2), (0, 0, None))(pairs.x0, pairs.eps, zero)
             return jnp.abs(slopes).mean(0)
 
-        return Scores({name: score(name) for name in inner_sites(sites)})
+        return Scores({name: score(name) for name in inner_sites(net.sites)})
 
 and hand ``{**FINDERS, "saliency": compiled(saliency)}`` to ``benchmarks.planted.compare``.
 
@@ -41,7 +41,7 @@ from vaecausal_jax.effects import attribution
 from vaecausal_jax.effects.mediation import paired_rows, unit_mediation
 from vaecausal_jax.effects.unit_effects import resample_effects
 from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.interventions.sites import Forward, Sites, outputs
+from vaecausal_jax.interventions.sites import Sites
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 BACKWARD = 2
@@ -66,66 +66,60 @@ class Scores(NamedTuple):
     passes: float = float("nan")
 
 
-Finder = Callable[[Forward, Any, Sites, Pairs], Scores]
+Finder = Callable[[BoundModel, Pairs], Scores]
 
 
-def denoising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def denoising(net: BoundModel, pairs: Pairs) -> Scores:
     """Exact patching in one direction: mean |PNIE|^2 of the target's unit in the reference run."""
-    return _patched(forward, params, sites, pairs)
+    return _patched(net, pairs)
 
 
-def noising(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def noising(net: BoundModel, pairs: Pairs) -> Scores:
     """Exact patching in the other: mean |TNIE|^2 of the reference's unit in the target run."""
-    turned = pairs._replace(x0=pairs.x1, x1=pairs.x0)
-    return _patched(forward, params, sites, turned)._replace(samples={})
+    return _patched(net, pairs.swapped())._replace(samples={})
 
 
-def both_directions(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def both_directions(net: BoundModel, pairs: Pairs) -> Scores:
     """Exact patching both ways, the larger counting: sees the inputs of AND and of OR."""
-    nodes, samples = {}, {}
-    for name in inner_sites(sites):
-        grams = unit_mediation(
-            BoundModel(forward, params, sites), name, pairs.x0, pairs.x1, pairs.eps
-        )
+    nodes, samples, names = {}, {}, inner_sites(net.sites)
+    table = unit_mediation(net, pairs, names)
+    for name in names:
+        grams = table.sel(name).values
         nodes[name] = jnp.maximum(grams.pure.mean(1), grams.total_indirect.mean(1))
         samples[name] = grams.pure
-    units = sum(sites[name].num_units for name in nodes)
+    units = sum(net.sites[name].num_units for name in nodes)
     passes = 2 * len(pairs.eps) * (units + len(nodes))
     return Scores(nodes, samples=samples, passes=passes)
 
 
-def resample_index(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def resample_index(net: BoundModel, pairs: Pairs) -> Scores:
     """Mean squared effect of taking a unit's value from another image, at the reference run."""
-    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
-    donors = run(params, jnp.roll(pairs.x1, 1, axis=0), pairs.eps, {}).activations
-    nodes = {}
-    for name in inner_sites(sites):
-        effects = resample_effects(
-            BoundModel(forward, params, sites), name, pairs.x0, pairs.eps, donors[name]
-        )
-        nodes[name] = effects.squared.mean(1)
-    units = sum(sites[name].num_units for name in nodes)
+    donors = jax.vmap(net)(jnp.roll(pairs.x1, 1, axis=0), pairs.eps).activations
+    names = inner_sites(net.sites)
+    effects = resample_effects(net, pairs.x0, pairs.eps, donors, names)
+    nodes = {name: effects.sel(name).values.squared.mean(1) for name in names}
+    units = sum(net.sites[name].num_units for name in nodes)
     return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))
 
 
-def attribution_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def attribution_patching(net: BoundModel, pairs: Pairs) -> Scores:
     """AtP: |gradient times change| along TE, at both ends of each pair."""
     cost = 2 * len(pairs.eps) * (1 + BACKWARD)
-    return _surrogate(forward, params, sites, pairs, attribution.attribution_patching, cost)
+    return _surrogate(net, pairs, attribution.attribution_patching, cost)
 
 
-def hessian_corrected(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def hessian_corrected(net: BoundModel, pairs: Pairs) -> Scores:
     """AtP with its second-order term, one Hessian-vector product per unit."""
 
     def surrogate(net, *arguments):
         return attribution.hessian_corrected(net, *arguments).estimate
 
-    units = sum(sites[name].num_units for name in inner_sites(sites))
-    cost = 2 * len(pairs.eps) * 2 * (1 + BACKWARD) * units / len(inner_sites(sites))
-    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+    units = sum(net.sites[name].num_units for name in inner_sites(net.sites))
+    cost = 2 * len(pairs.eps) * 2 * (1 + BACKWARD) * units / len(inner_sites(net.sites))
+    return _surrogate(net, pairs, surrogate, cost)
 
 
-def integrated_gradients(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def integrated_gradients(net: BoundModel, pairs: Pairs) -> Scores:
     """Gradients along the site's path between the two runs, 16 midpoints, times the change."""
     rule = attribution.gauss_legendre(16)
 
@@ -133,45 +127,44 @@ def integrated_gradients(forward: Forward, params: Any, sites: Sites, pairs: Pai
         return attribution.integrated_gradients_activations(net, *arguments, rule=rule)
 
     cost = 2 * len(pairs.eps) * 16 * (1 + BACKWARD)
-    return _surrogate(forward, params, sites, pairs, surrogate, cost)
+    return _surrogate(net, pairs, surrogate, cost)
 
 
-def correlation(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def correlation(net: BoundModel, pairs: Pairs) -> Scores:
     """Largest |correlation| of a unit with a factor, over all runs: no intervention at all."""
-    run = jax.vmap(forward, in_axes=(None, 0, 0, None))
     x, eps = jnp.concatenate([pairs.x0, pairs.x1]), jnp.concatenate([pairs.eps, pairs.eps])
-    activations = run(params, x, eps, {}).activations
+    activations = jax.vmap(net)(x, eps).activations
     factors = jnp.concatenate([pairs.factors0, pairs.factors1])
-    nodes = {
-        name: jnp.abs(_correlations(_unit_means(sites, name, activations[name]), factors)).max(1)
-        for name in inner_sites(sites)
-    }
+    nodes = {}
+    for name in inner_sites(net.sites):
+        means = _unit_means(net.sites, name, activations[name])
+        nodes[name] = jnp.abs(_correlations(means, factors)).max(1)
     return Scores(nodes, passes=2 * len(pairs.eps))
 
 
-def random(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def random(net: BoundModel, pairs: Pairs) -> Scores:
     """Uniform numbers: AUROC 0.5 give or take, average precision the prevalence."""
-    del forward, params, pairs
-    keys = jax.random.split(jax.random.key(0), len(sites))
-    names = inner_sites(sites)
+    del pairs
+    keys = jax.random.split(jax.random.key(0), len(net.sites))
+    names = inner_sites(net.sites)
     nodes = {
-        name: jax.random.uniform(key, (sites[name].num_units,))
+        name: jax.random.uniform(key, (net.sites[name].num_units,))
         for name, key in zip(names, keys, strict=False)
     }
     return Scores(nodes, passes=0.0)
 
 
-def edge_patching(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def edge_patching(net: BoundModel, pairs: Pairs) -> Scores:
     """Exact effects of single edges along TE, both directions, the larger counting."""
-    task = _task(forward, params, sites, pairs)
+    task = _task(net, pairs)
     edges = _sizes(edge_effects(task))
     num = sum(values.size for values in edges.values())
     return Scores({}, edges, passes=2.0 * len(pairs.eps) * (num + len(edges)))
 
 
-def eap(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def eap(net: BoundModel, pairs: Pairs) -> Scores:
     """Gradients at the target run: attribution patching of nodes and of edges (EAP)."""
-    task = _task(forward, params, sites, pairs)
+    task = _task(net, pairs)
     return Scores(
         _sizes(node_attribution(task)),
         _sizes(edge_attribution(task)),
@@ -179,9 +172,9 @@ def eap(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     )
 
 
-def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def eap_ig(net: BoundModel, pairs: Pairs) -> Scores:
     """Gradients along the inputs' path, five nodes: EAP-IG of nodes and of edges."""
-    task = _task(forward, params, sites, pairs)
+    task = _task(net, pairs)
     return Scores(
         _sizes(node_integrated(task)),
         _sizes(edge_integrated(task)),
@@ -189,11 +182,11 @@ def eap_ig(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
     )
 
 
-def learned_masks(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def learned_masks(net: BoundModel, pairs: Pairs) -> Scores:
     """Subnetwork probing: how likely a trained gate of each node, and of each edge, is open."""
-    task = _task(forward, params, sites, pairs)
+    task = _task(net, pairs)
     key, steps, batch = jax.random.key(0), 500, 16
-    reference = task_values(task, task.x0)
+    reference = task_values(task, task.pairs.x0)
 
     def learn(circuit):
         scores = learn_masks(
@@ -207,12 +200,7 @@ def learned_masks(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> 
 
 def compiled(finder: Finder) -> Finder:
     """The same finder as one program; for those that are traceable."""
-
-    def find(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
-        run = jax.jit(lambda params, pairs: finder(forward, params, sites, pairs))
-        return run(params, pairs)
-
-    return find
+    return jax.jit(finder)
 
 
 FINDERS: dict[str, Finder] = {
@@ -238,51 +226,43 @@ def inner_sites(sites: Sites) -> list[str]:
     return named[:-1]
 
 
-def _task(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Task:
+def _task(net: BoundModel, pairs: Pairs) -> Task:
     # The input and the outputs are ends of edges, not nodes to be scored.
-    nodes = [name for name in sites if sites[name].num_units and not name.startswith("input/")]
-    return make_task(forward, params, sites, pairs.x0, pairs.x1, pairs.eps, nodes=nodes)
+    nodes = [n for n in net.sites if net.sites[n].num_units and not n.startswith("input/")]
+    return make_task(net, pairs, nodes=nodes)
 
 
 def _sizes(signed: dict[Any, Any]) -> dict[Any, Any]:
     return {key: abs(values) for key, values in signed.items()}
 
 
-def _patched(forward: Forward, params: Any, sites: Sites, pairs: Pairs) -> Scores:
+def _patched(net: BoundModel, pairs: Pairs) -> Scores:
     samples = {}
-    for name in inner_sites(sites):
-        rows = paired_rows(
-            BoundModel(forward, params), name, pairs.x0, pairs.x1, pairs.eps, outputs
-        )
+    for name in inner_sites(net.sites):
+        rows = paired_rows(net, pairs, name)
         rows = jax.tree.map(lambda leaf: leaf[: len(pairs.eps)], rows)
         samples[name] = patch_units(
-            BoundModel(forward, params, sites),
+            net,
             name,
             rows,
             lambda y, row: jnp.sum((y - row.clean) ** 2),
         )
-    units = sum(sites[name].num_units for name in samples)
+    units = sum(net.sites[name].num_units for name in samples)
     nodes = {name: effects.mean(1) for name, effects in samples.items()}
     # paired_rows runs both ends of each pair.
     return Scores(nodes, {}, samples, len(pairs.eps) * (units + 2 * len(nodes)))
 
 
-def _surrogate(
-    forward: Forward, params: Any, sites: Sites, pairs: Pairs, surrogate: Any, cost: float
-) -> Scores:
+def _surrogate(net: BoundModel, pairs: Pairs, surrogate: Any, cost: float) -> Scores:
     def along(y: Array, row: Rows) -> Array:
         return jnp.vdot(y - row.clean, row.reference)
 
     nodes = {}
-    for name in inner_sites(sites):
-        rows = paired_rows(
-            BoundModel(forward, params), name, pairs.x0, pairs.x1, pairs.eps, outputs
-        )
+    for name in inner_sites(net.sites):
+        rows = paired_rows(net, pairs, name)
         other = jnp.roll(rows.clean, len(pairs.eps), axis=0)
         rows = rows._replace(reference=other - rows.clean)
-        nodes[name] = jnp.abs(
-            surrogate(BoundModel(forward, params, sites), name, rows, along)
-        ).mean(1)
+        nodes[name] = jnp.abs(surrogate(net, name, rows, along)).mean(1)
     return Scores(nodes, passes=cost * len(nodes) + 2 * len(pairs.eps) * len(nodes))
 
 

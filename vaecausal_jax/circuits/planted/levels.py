@@ -26,6 +26,7 @@ from vaecausal_jax.circuits.planted.network import (
 )
 from vaecausal_jax.circuits.planted.truth import gaussian_truth, structural_truth
 from vaecausal_jax.errors import unknown_choice
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import list_sites
 
 AMPLITUDES = (2.0, 1.5, 1.0, 0.5)
@@ -355,4 +356,5 @@ def _network(name: str, weights: Weights, sample: Callable[..., Pairs], truth: T
     params = device_params(weights)
     x = image_of(weights, jnp.zeros((1, weights.num_factors)))[0]
     sites = list_sites(autoencoder, params, x, jnp.zeros(len(weights.sigma)))
-    return Planted(name, autoencoder, params, sites, sample, factor_readout(weights), truth)
+    net = BoundModel(autoencoder, params, sites)
+    return Planted(name, net, sample, factor_readout(weights), truth)

@@ -8,34 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions import Interventions
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.changed import whole
-from vaecausal_jax.interventions.sites import Forward, Sites, Tape, Trace
+from vaecausal_jax.interventions.sites import Tape, Trace
 from vaecausal_jax.models import layers
 from vaecausal_jax.models.model import NO_INTERVENTIONS
 
 Edge = tuple[str, str]
 """The sites that an edge leads from and to."""
-
-
-class Pairs(NamedTuple):
-    """Pairs of runs to patch between; leaves have a leading axis of pairs.
-
-    Attributes:
-        x0: Reference images.
-        x1: Target images.
-        eps: Noise shared by both.
-        factors0: (pairs, factors) behind the reference images.
-        factors1: (pairs, factors) behind the target images.
-    """
-
-    x0: Array
-    x1: Array
-    eps: Array
-    factors0: Array
-    factors1: Array
 
 
 class Truth(NamedTuple):
@@ -81,27 +64,18 @@ class Planted(NamedTuple):
 
     Attributes:
         name: Which.
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        params: Its parameters.
-        sites: Its sites.
-        sample: (key, number) to ``Pairs`` in which all factors change; (key, number, factor) to
-            those in which that one does.
+        net: The network with its parameters.
+        sample: (key, number) to ``Pairs``, with their factors, in which all factors change; (key,
+            number, factor) to those in which that one does.
         readout: Outputs to one number a factor, linear.
         truth: What a finder should find.
     """
 
     name: str
-    forward: Forward
-    params: Any
-    sites: Sites
+    net: BoundModel
     sample: Callable[..., Pairs]
     readout: Callable[[Array], Array]
     truth: Truth
-
-    @property
-    def net(self) -> BoundModel:
-        """The network with its parameters."""
-        return BoundModel(self.forward, self.params, self.sites)
 
 
 class Weights(NamedTuple):

@@ -13,8 +13,9 @@ from vaecausal_jax.circuits.modularity import bipartite_modularity
 from vaecausal_jax.circuits.partitions import factor_partition
 from vaecausal_jax.circuits.planted import scores
 from vaecausal_jax.circuits.planted.finders import denoising
-from vaecausal_jax.circuits.planted.network import Pairs, Planted, Truth
+from vaecausal_jax.circuits.planted.network import Planted, Truth
 from vaecausal_jax.circuits.roles import UnitRoles, unit_roles
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.specificity import UnitClasses, classify_units, specificity
 from vaecausal_jax.effects.unit_effects import UnitEffects, resample_effects, total_index
@@ -163,7 +164,7 @@ class _Measured(NamedTuple):
 def _measure(key: Array, planted: Planted, num: int, site: str, latents: str) -> _Measured:
     pairs_key, prior_key, single_key = jax.random.split(key, 3)
     pairs = planted.sample(pairs_key, num)
-    exact = denoising(planted.forward, planted.params, planted.sites, pairs)
+    exact = denoising(planted.net, pairs)
     prior, energies = _prior_effects(prior_key, planted, pairs, latents)
     writes, unit_energies = _write_samples(planted, pairs, site)
     reads, leaks = _read_samples(single_key, planted, num, site)
@@ -174,15 +175,17 @@ def _prior_effects(
     key: Array, planted: Planted, pairs: Pairs, latents: str
 ) -> tuple[UnitEffects, Array]:
     """Effects of redrawing each latent from the prior; energies on read-outs (latents, factors)."""
-    base, donor = jax.random.normal(key, (2, len(pairs.eps), *planted.sites[latents].shape))
+    base, donor = jax.random.normal(key, (2, len(pairs.eps), *planted.net.sites[latents].shape))
     net = planted.net
-    effects = resample_effects(net, latents, pairs.x0, pairs.eps, donor, base=base)
+    effects = resample_effects(
+        net, pairs.x0, pairs.eps, {latents: donor}, base={latents: base}
+    ).values
 
     def read(trace: Trace) -> Array:
         return planted.readout(trace.outputs)
 
     def held(x, eps, z):
-        return read(planted.forward(planted.params, x, eps, patch(planted.sites, latents, z)))
+        return read(planted.net(x, eps, patch(planted.net.sites, latents, z)))
 
     rows = Rows(pairs.x0, pairs.eps, base, donor, jax.vmap(held)(pairs.x0, pairs.eps, base))
     squared = patch_units(net, latents, rows, lambda y, row: (y - row.clean) ** 2, outcome=read)
@@ -195,7 +198,7 @@ def _write_samples(planted: Planted, pairs: Pairs, site: str) -> tuple[Array, Ar
     def read(trace: Trace) -> Array:
         return planted.readout(trace.outputs)
 
-    rows = paired_rows(planted.net, site, pairs.x0, pairs.x1, pairs.eps, read)
+    rows = paired_rows(planted.net, pairs, site, read)
     change = patch_units(planted.net, site, rows, lambda y, row: y - row.clean, outcome=read)
     rises = jnp.sign(_units(planted, site, rows.donor) - _units(planted, site, rows.natural))
     writes = jnp.moveaxis(_in_sd(change * rises.T[..., None], rows.clean), -1, 1)
@@ -215,8 +218,8 @@ def _read_samples(key: Array, planted: Planted, num: int, site: str) -> tuple[Ar
         for factor, one in enumerate(jax.random.split(key, num_factors))
     ]
     pairs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *all_pairs)
-    run = jax.vmap(jax.vmap(planted.forward, (None, 0, 0)), (None, 0, 0))
-    before, after = (run(planted.params, x, pairs.eps) for x in (pairs.x0, pairs.x1))
+    run = jax.vmap(jax.vmap(planted.net))
+    before, after = (run(x, pairs.eps) for x in (pairs.x0, pairs.x1))
     rises = jnp.sign(pairs.factors1 - pairs.factors0).sum(-1)[..., None]
     read = jax.vmap(jax.vmap(planted.readout))
 
@@ -238,7 +241,7 @@ def _in_sd(change: Array, values: Array) -> Array:
 
 def _units(planted: Planted, site: str, values: Array) -> Array:
     """(runs, *site) to (runs, units): the mean over the positions of a unit."""
-    return planted.sites[site].by_part(values).mean(2).T
+    return planted.net.sites[site].by_part(values).mean(2).T
 
 
 def _by_site(estimate: Estimate, samples: dict[str, Array]) -> dict[str, Estimate]:

@@ -21,9 +21,11 @@ import numpy as np
 import optax
 from jax import Array
 
-from vaecausal_jax.circuits.planted.network import Pairs, Planted, Truth, changed_only
+from vaecausal_jax.circuits.planted.network import Planted, Truth, changed_only
 from vaecausal_jax.data.dataset import Dataset, Factor, factor_sizes, images, sample_factors
+from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.interventions import patch
+from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Sites, Trace
 from vaecausal_jax.models import Model, conv_vae
 from vaecausal_jax.training.objectives import Objective, beta_vae, gaussian
@@ -335,4 +337,5 @@ def _as_planted(key: Array, model: Model, params: Any, world: Any, groups: Group
             if name in (*groups, list(model.sites)[-1])
         }
     )
-    return Planted("2", model.forward, params, judged, sample, world.readout, truth)
+    net = BoundModel(model.forward, params, judged)
+    return Planted("2", net, sample, world.readout, truth)

@@ -29,7 +29,6 @@ from vaecausal_jax.circuits.by_factor import (
 )
 from vaecausal_jax.circuits.effect_graphs import (
     EffectGraph,
-    OneFactorPairs,
     dense_adjacency,
     effect_graph,
     found_edges,
@@ -37,8 +36,8 @@ from vaecausal_jax.circuits.effect_graphs import (
 from vaecausal_jax.circuits.masks import num_parts
 from vaecausal_jax.circuits.scorers import Arms, node_samples
 from vaecausal_jax.circuits.structure import GraphStructure, graph_structure
-from vaecausal_jax.circuits.tasks import Task
-from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.circuits.tasks import Task, make_task
+from vaecausal_jax.data import Dataset, Pairs, factor_names, images, minimal_levels, sample_factors
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.json_values import tree_digest
@@ -64,6 +63,7 @@ from vaecausal_jax.study.report.circuit_figures import (
     draw_overlap,
 )
 from vaecausal_jax.study.tables import Trained
+from vaecausal_jax.sweeps.grid import over_devices
 
 PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "decoder": "decoder/"}
 
@@ -232,6 +232,7 @@ def write_circuits(
         The tables, as in circuits.json.
     """
     names, nodes = _asked(command, model, data)
+    net = model.bind(params)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed or 0), 3), 7)
     pairs = _factor_pairs(keys[0], model, data, names, command.num_pairs)
     remaining = iter(names)
@@ -242,10 +243,8 @@ def write_circuits(
 
     found = factor_circuits(
         keys[1],
-        model.forward,
-        params,
-        model.sites,
-        {name: p[:3] for name, p in pairs.items()},
+        net,
+        pairs,
         nodes=nodes,
         samples_fn=samples,
         q=command.q,
@@ -260,16 +259,10 @@ def write_circuits(
     eps = jax.random.normal(keys[3], (command.num_images, *model.noise_shape))
     graph = effect_graph(
         keys[4],
-        model.forward,
-        params,
-        model.sites,
-        x,
-        donor,
-        eps,
-        nodes=nodes,
+        make_task(net, Pairs(donor, x, eps), nodes=nodes),
         factors=pairs,
         min_effect=command.min_effect,
-        mesh=jax.sharding.Mesh(np.array(jax.devices()), ("contexts",)),
+        sweep=over_devices(),
     )
     progress("modules and motifs")
     circuits = {name: f.circuit for name, f in found.items()}
@@ -321,15 +314,15 @@ def _finished(out: pathlib.Path, inputs: dict[str, Any]) -> dict[str, Any] | Non
 
 def _factor_pairs(
     key: jax.Array, model: Model, data: Dataset, names: tuple[str, ...], num: int
-) -> dict[str, OneFactorPairs]:
+) -> dict[str, Pairs]:
     pairs, render = {}, jax.jit(images)
     for number, name in enumerate(names):
         pair_key, noise_key = jax.random.split(jax.random.fold_in(key, number))
-        rows = minimal_pairs(pair_key, data, name, num)
-        step = jnp.sum(rows.target - rows.source, axis=1)
+        source, target = minimal_levels(pair_key, data, name, num)
+        step = jnp.sum(target - source, axis=1)
         eps = jax.random.normal(noise_key, (num, *model.noise_shape))
-        before, after = render(data, rows.source), render(data, rows.target)
-        pairs[name] = OneFactorPairs(before, after, eps, step)
+        before, after = render(data, source), render(data, target)
+        pairs[name] = Pairs(before, after, eps, source, target, step)
     return pairs
 
 

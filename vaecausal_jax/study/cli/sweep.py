@@ -13,13 +13,14 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax import study
-from vaecausal_jax.data import Dataset, factor_names, images, minimal_pairs, sample_factors
+from vaecausal_jax.data import Dataset, Pairs, factor_names, images, minimal_levels, sample_factors
 from vaecausal_jax.effects import stored
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.models import Model
 from vaecausal_jax.models.model import forward_flops
 from vaecausal_jax.study.cli.progress import Progress, duration, make_console, show_progress
 from vaecausal_jax.study.cli.setting import use_machine
+from vaecausal_jax.sweeps.grid import over_devices
 from vaecausal_jax.sweeps.stored import Part, group_of, num_stored, run_stored
 
 
@@ -144,31 +145,31 @@ def _sweep_parts(command: SweepCommand, model: Model, params: Any, data: Dataset
     for name in command.sites:
         _ = model.sites[name]  # names the nearest, if there is none
     keys = jax.random.split(jax.random.fold_in(jax.random.key(command.seed), 2), 3)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("contexts",))
+    net, swept = model.bind(params), over_devices()
     if command.question in ("doses", "factors"):
         levels = sample_factors(keys[0], data, command.num_pairs)
         eps = jax.random.normal(keys[1], (command.num_pairs, *model.noise_shape))
         if command.question == "factors":
-            return stored.factor_sweeps(model, params, data, levels, eps, mesh=mesh)
+            return stored.factor_sweeps(net, data, levels, eps, sweep=swept)
         x = jax.jit(images)(data, levels)
-        return stored.latent_doses(model, params, x, eps, command.doses, mesh=mesh)
+        return stored.latent_doses(net, x, eps, command.doses, sweep=swept)
     names = command.factors or factor_names(data)
-    pairs = [
-        minimal_pairs(key, data, name, command.num_pairs)
+    levels = [
+        minimal_levels(key, data, name, command.num_pairs)
         for key, name in zip(jax.random.split(keys[0], len(names)), names, strict=True)
     ]
     render = jax.jit(images)
-    x0 = render(data, jnp.concatenate([pair.source for pair in pairs]))
-    x1 = render(data, jnp.concatenate([pair.target for pair in pairs]))
-    eps = jax.random.normal(keys[1], (len(x0), *model.noise_shape))
-    arguments, options = (model, params, x0, x1, eps), {"mesh": mesh}
+    x0, x1 = (render(data, jnp.concatenate(ends)) for ends in zip(*levels, strict=True))
+    pairs = Pairs(x0, x1, jax.random.normal(keys[1], (len(x0), *model.noise_shape)))
     if command.question == "units":
-        return stored.unit_patching(*arguments, sites=command.sites, **options)
+        return stored.unit_patching(net, pairs, sites=command.sites, sweep=swept)
     if command.question == "sites":
-        groups = stored.whole_sites(model, command.sites)
-        return stored.group_patching(*arguments, groups, **options)
+        groups = stored.whole_sites(net, command.sites)
+        return stored.group_patching(net, pairs, groups, sweep=swept)
     if command.question == "attribution":
-        return stored.attributions(*arguments, sites=command.sites)
+        return stored.attributions(net, pairs, sites=command.sites)
     if not command.sites:
         raise ValueError(f"--question pairs needs --sites, among: {', '.join(model.sites)}.")
-    return stored.unit_pairs(*arguments, sites=command.sites, max_runs=command.max_runs, **options)
+    return stored.unit_pairs(
+        net, pairs, sites=command.sites, max_runs=command.max_runs, sweep=swept
+    )

@@ -1,0 +1,90 @@
+"""Two runs that are compared: what every function takes that asks what a change of input does."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vaecausal_jax.data.dataset import Dataset, images, minimal_levels
+from vaecausal_jax.rows import check_rows
+
+
+class Pairs(NamedTuple):
+    """Reference and target runs, with noise that both share.
+
+    A pytree: under ``vmap`` one pair. Leaves have a leading axis of pairs; pairs of several factors
+    may be stacked in front of it, see ``flat``.
+
+    Attributes:
+        x0: Reference inputs ("corrupted"), (pairs, ...).
+        x1: Target inputs ("clean"), (pairs, ...).
+        eps: Noise of both runs of a pair, (pairs, ...).
+        factors0: Factors of the reference, such as a data set's levels, (pairs, factors); may be
+            None, like all below.
+        factors1: Factors of the target.
+        change: By how much the factor that differs has changed, (pairs,): its sign turns effects.
+    """
+
+    x0: Any
+    x1: Any
+    eps: Any
+    factors0: Any = None
+    factors1: Any = None
+    change: Any = None
+
+    @property
+    def runs(self) -> tuple[Any, Any, Any]:
+        """Both inputs and the noise, alone."""
+        return self.x0, self.x1, self.eps
+
+    def flat(self) -> "Pairs":
+        """Pairs of several factors, (factors, pairs, ...), on one axis, factors first."""
+        return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), self)
+
+    def take(self, index: Any) -> "Pairs":
+        """Some of the pairs: an index or a slice of their axis, or of that of the factors."""
+        return jax.tree.map(lambda a: a[index], self)
+
+    def swapped(self) -> "Pairs":
+        """Reference and target exchanged, so that every change is undone."""
+        change = None if self.change is None else -self.change
+        return Pairs(self.x1, self.x0, self.eps, self.factors1, self.factors0, change)
+
+
+def minimal_pairs(
+    key: jax.Array, data: Dataset, factor_name: str, num: int, noise_shape: Sequence[int]
+) -> Pairs:
+    """Draws pairs of images that differ in one factor alone, and their noise.
+
+    Args:
+        key: Typed PRNG key.
+        data: The data set.
+        factor_name: The factor that differs.
+        num: How many pairs.
+        noise_shape: Shape of one run's ``eps``: ``model.noise_shape``.
+
+    Raises:
+        ValueError: As in ``changeable_factor``.
+    """
+    levels_key, noise_key = jax.random.split(key)
+    before, after = minimal_levels(levels_key, data, factor_name, num)
+    # One call draws both ends: it is compiled once.
+    x = images(data, jnp.concatenate([before, after]))
+    eps = jax.random.normal(noise_key, (num, *noise_shape), x.dtype)
+    return Pairs(x[:num], x[num:], eps, before, after)
+
+
+def check_pairs(pairs: Pairs) -> int:
+    """The number of pairs: reference and target inputs of one shape, and as much noise.
+
+    Raises:
+        ValueError: Lengths or shapes that differ, or what is no ``Pairs``.
+    """
+    if not isinstance(pairs, Pairs):
+        raise ValueError(f"expected Pairs(x0, x1, eps), got {type(pairs).__name__}.")
+    num = check_rows(x0=pairs.x0, x1=pairs.x1, eps=pairs.eps)
+    shapes = [jax.tree.map(jnp.shape, x) for x in (pairs.x0, pairs.x1)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"x0 {shapes[0]} and x1 {shapes[1]} need one shape.")
+    return num

@@ -1,0 +1,272 @@
+"""Tables of units: numbers of the units of many sites on one axis, with their labels.
+
+A question about units takes one site, several, or the whole network, and answers with one table:
+``table.sel("decoder/*")``, ``table.top(10)``, ``table.map(function)``. Where a site has no units
+(VQ codes) its positions stand for them.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from vaecausal_jax.errors import unknown_choice
+from vaecausal_jax.indices import as_indices, is_traced
+from vaecausal_jax.inference import Estimate
+from vaecausal_jax.interventions.bound import BoundModel
+from vaecausal_jax.interventions.sites import Sites
+
+Chosen = str | Sequence[str] | Mapping[str, Any] | None
+"""Which units: a site or a pattern (``"decoder/*"``), several of them, a mapping from site to its
+units (indices or a mask), or None: every site but those that hold the input or the outputs."""
+
+_SHOWN = 10
+"""Rows that a table prints."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class UnitTable:
+    """Values of units, with the site and the number of each.
+
+    A pytree, whose leaves are those of the values: it goes through ``jit`` and ``vmap``.
+
+    Attributes:
+        labels: (site, number in its site) of each unit.
+        values: Any pytree; each leaf has a leading axis of units. An ``Estimate`` is one value per
+            unit.
+    """
+
+    labels: tuple[tuple[str, int], ...] = dataclasses.field(metadata={"static": True})
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> "UnitTable":
+        """Some units: a slice, indices or booleans, in the order given."""
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        return UnitTable(tuple(self.labels[i] for i in rows), self._rows(rows))
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites, each once, in order."""
+        return tuple(dict.fromkeys(site for site, _ in self.labels))
+
+    def sel(self, sites: Chosen) -> "UnitTable":
+        """The units of some sites: a name, a pattern, several, or a mapping from site to units.
+
+        Raises:
+            ValueError: A name or pattern without a unit in the table; the nearest is named.
+        """
+        chosen = {}
+        for name, units in _expanded(sites, self.sites).items():
+            own = [i for i, (site, _) in enumerate(self.labels) if site == name]
+            numbers = [self.labels[i][1] for i in own]
+            if units is None:
+                wanted = numbers
+            else:
+                wanted = as_indices(f"at site {name!r}", "unit", units, max(numbers) + 1)
+            missing = set(wanted) - set(numbers)
+            if missing:
+                raise ValueError(f"at site {name!r}: unit {min(missing)} is not in the table.")
+            chosen |= {own[numbers.index(unit)]: None for unit in wanted}
+        return self[list(chosen)]
+
+    def map(self, function: Callable[[Any], Any]) -> "UnitTable":
+        """``function`` of the values, which keeps the axis of units, with the same labels.
+
+        Raises:
+            ValueError: What it returns has another leading axis.
+        """
+        return UnitTable(self.labels, function(self.values)).checked()
+
+    def checked(self) -> "UnitTable":
+        """The same table.
+
+        Raises:
+            ValueError: A leaf without one row per unit.
+        """
+        for _, leaf in _named(self.values):
+            if jnp.shape(leaf)[:1] != (len(self),):
+                raise ValueError(
+                    f"a table of {len(self)} units needs values with that leading axis, got shape "
+                    f"{jnp.shape(leaf)}. Of several models, take one first, or map over them."
+                )
+        return self
+
+    def top(self, num: int, by: Callable[[Any], Any] | None = None) -> "UnitTable":
+        """The units with the largest numbers, the largest first; those without a number last.
+
+        Args:
+            num: How many.
+            by: The values to (units,) numbers; an ``Estimate``'s value, or the values themselves,
+                if None.
+
+        Raises:
+            ValueError: Values that are not one number per unit.
+        """
+        given = self.values if by is None else by(self.values)
+        numbers = np.asarray(given.value if isinstance(given, Estimate) else given, float)
+        if numbers.shape != (len(self),):
+            raise ValueError(
+                f"top sorts one number per unit, ({len(self)},), got {numbers.shape}: give by= a "
+                "function of the values."
+            )
+        order = np.argsort(np.where(np.isnan(numbers), np.inf, -numbers), kind="stable")
+        return self[order[: max(num, 0)]]
+
+    def to_xarray(self) -> Any:
+        """An ``xarray.Dataset`` over ``unit``, with coordinates ``site`` and ``number``.
+
+        Needs the study extra. Fields of the values are its variables; further axes are numbered.
+        """
+        import xarray as xr
+
+        variables = {}
+        for name, leaf in _named(self.checked().values):
+            array = np.asarray(leaf)
+            extra = [f"{name}_{axis}" for axis in range(1, array.ndim)]
+            variables[name] = (["unit", *extra], array)
+        sites, numbers = zip(*self.labels, strict=True) if self.labels else ((), ())
+        coords = {"site": ("unit", list(sites)), "number": ("unit", list(numbers))}
+        return xr.Dataset(variables, coords)
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``, a row per unit; needs the study extra.
+
+        Raises:
+            ValueError: Values with more than one number per unit.
+        """
+        for name, leaf in _named(self.values):
+            if np.ndim(leaf) != 1:
+                raise ValueError(
+                    f"{name!r} has shape {np.shape(leaf)}: a data frame has one number per unit; "
+                    "map the values to a mean or an Estimate first."
+                )
+        return self.to_xarray().to_dataframe().reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        columns = list(_named(self.values))
+        traced = any(is_traced(leaf) for _, leaf in columns)
+        numbers = not traced and all(np.shape(leaf) == (len(self),) for _, leaf in columns)
+        sites = ", ".join(self.sites[:3]) + (", ..." if len(self.sites) > 3 else "")
+        head = f"{len(self)} units of {len(self.sites)} sites ({sites})"
+        if not numbers:
+            shapes = [f"{name} {leaf.dtype}{np.shape(leaf)}" for name, leaf in columns]
+            return "\n".join([head, *shapes])
+        width = max([4, *(len(site) for site, _ in self.labels[:_SHOWN])])
+        lines = [f"{'site':<{width}} {'unit':>6}" + "".join(f" {n:>12}" for n, _ in columns)]
+        for row, (site, number) in enumerate(self.labels[:_SHOWN]):
+            cells = "".join(f" {np.asarray(leaf)[row]:>12.4g}" for _, leaf in columns)
+            lines.append(f"{site:<{width}} {number:>6}{cells}")
+        hidden = len(self) - _SHOWN
+        said = [f"... {hidden} more"] if hidden > 0 else []
+        if isinstance(self.values, Estimate):
+            said += [part for part in (self.values.intervention, self.values.caution) if part]
+        return "\n".join([head, *lines, *said])
+
+    def _rows(self, rows: np.ndarray) -> Any:
+        self.checked()
+        return jax.tree.map(lambda leaf: leaf[rows], self.values, is_leaf=_is_estimate)
+
+
+def choose_units(
+    net: BoundModel, chosen: Chosen, x: Array, eps: Array
+) -> dict[str, np.ndarray | None]:
+    """Sites to their units, or to None for all of them, in the order of the sites.
+
+    Args:
+        net: The network with its parameters.
+        chosen: See ``Chosen``.
+        x: Inputs, (images, ...); nothing is run.
+        eps: Noise, (images, ...).
+
+    Raises:
+        ValueError: An unknown site, a pattern that fits none, or units that a site does not have.
+    """
+    if chosen is None:
+        ends = _ends(net, x, eps)
+        return dict.fromkeys([n for n in net.sites if n not in ends] or net.sites)
+    found = _expanded(chosen, tuple(net.sites))
+    return {
+        name: None if units is None else _units_of(net.sites, name, units)
+        for name, units in found.items()
+    }
+
+
+def unit_table(
+    net: BoundModel, chosen: Mapping[str, Any], values: Callable[[str, Any], Any]
+) -> UnitTable:
+    """``values(site, units)`` of every site, on one axis.
+
+    Args:
+        net: The network with its parameters.
+        chosen: Site to units or None, as from ``choose_units``.
+        values: A site's name and its units to a pytree with a leading axis of units.
+    """
+    parts, labels = [], []
+    for name, units in chosen.items():
+        numbers = range(net.sites[name].num_parts) if units is None else units
+        labels += [(name, int(number)) for number in numbers]
+        parts.append(values(name, units))
+    return UnitTable(tuple(labels), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
+
+
+def _units_of(sites: Sites, name: str, units: Any) -> np.ndarray:
+    return as_indices(f"at site {name!r}", "unit", units, sites[name].num_parts)
+
+
+def _expanded(chosen: Chosen, names: tuple[str, ...]) -> dict[str, Any]:
+    """Names and patterns as names, each with the units that were given for it."""
+    if chosen is None:
+        return dict.fromkeys(names)
+    if isinstance(chosen, str):
+        chosen = (chosen,)
+    given = chosen if isinstance(chosen, Mapping) else dict.fromkeys(chosen)
+    found: dict[str, Any] = {}
+    for pattern, units in given.items():
+        fitting = [pattern] if pattern in names else fnmatch.filter(names, str(pattern))
+        if not fitting:
+            raise ValueError(unknown_choice("site", pattern, names))
+        found |= dict.fromkeys(fitting, units)
+    if not found:
+        raise ValueError("no site is chosen; give a name, a pattern, several, or None for all.")
+    return {name: found[name] for name in names if name in found}
+
+
+def _ends(net: BoundModel, x: Array, eps: Array) -> set[str]:
+    """Sites that hold the input or the outputs themselves: all of an effect passes there."""
+    image, noise = (
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), v) for v in (x, eps)
+    )
+    names: list[str] = []
+
+    def run(image, noise):
+        trace = net(image, noise, {})
+        names.extend(trace.activations)
+        return image, trace.outputs, list(trace.activations.values())
+
+    program = jax.make_jaxpr(run)(image, noise)
+    outer, inner = program.jaxpr.outvars[: -len(names)], program.jaxpr.outvars[-len(names) :]
+    return {name for name, variable in zip(names, inner, strict=True) if variable in outer}
+
+
+def _is_estimate(value: Any) -> bool:
+    return isinstance(value, Estimate)
+
+
+def _named(values: Any) -> Iterator[tuple[str, Any]]:
+    """Arrays with names to show them under; of an estimate its value and both ends."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(values, is_leaf=_is_estimate):
+        name = jax.tree_util.keystr(path, simple=True, separator="_")
+        if _is_estimate(leaf):
+            for end, array in zip(("value", "low", "high"), leaf.ends, strict=True):
+                yield f"{name}_{end}" if name else end, array
+        else:
+            yield name or "value", leaf
