@@ -15,8 +15,9 @@ def test_examples_of_the_readme_run_as_printed(capsys):
     for block in blocks:
         exec(compile(block, str(README), "exec"), namespace)
     assert "decoder/conv0" in capsys.readouterr().out
-    assert (namespace["plain"].outputs != namespace["ablated"].outputs).any()
-    assert namespace["mediated"].value.shape == (8,)
+    assert (namespace["plain"].outputs != namespace["changed"].outputs).any()
+    assert "decoder/conv0" in namespace["shares"].sites
+    assert namespace["shares"].values.value.shape == (len(namespace["shares"]),)
     assert list(namespace["net"].sites) == ["hidden"]
 
 

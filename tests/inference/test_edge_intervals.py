@@ -33,6 +33,7 @@ from vaecausal_jax.metrics.chance import estimate_score
 from vaecausal_jax.metrics.posteriors import Posteriors
 from vaecausal_jax.metrics.suite import METRICS, QUICK, score_suite
 from vaecausal_jax.study.cli.metrics import MetricsCommand, run_metrics_command
+from vaecausal_jax.sweeps.unit_tables import UnitTable
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -156,7 +157,8 @@ ARGUMENTS: dict[str, Callable[[Edge], Any]] = {
     "denominator": lambda e: e.weights,
     "changes": lambda e: np.moveaxis(e.rows(2, 3), 1, 2),
     "mediated": lambda e: Mediated(gram(e), None, jnp.zeros((2, e.num))),
-    "grams": lambda e: {"a": gram(e)},
+    "gram": gram,
+    "depth_profile.effects": lambda e: UnitTable((("a", 0), ("a", 1)), gram(e)),
     "swapped": lambda e: Swapped(
         jnp.asarray(e.rows(2) ** 2), jnp.asarray(e.rows(2, kind="weights")), None
     ),
@@ -205,7 +207,7 @@ ARGUMENTS: dict[str, Callable[[Edge], Any]] = {
     "classify_units.samples": lambda e: e.rows(2, 2),
     "factor_graph.samples": lambda e: e.rows(2, 2),
     "factor_graph.names": lambda e: None,
-    "tensor_estimate.samples": lambda e: {"a": e.rows(2, 2)},
+    "tensor_estimate.samples": lambda e: e.rows(2, 2),
     "selection_stability.samples": lambda e: {"a": e.rows(2)},
     "estimate_strengths.samples": strength_samples,
     "readout_confusion.changes": lambda e: np.moveaxis(e.rows(2, 2), 2, 1),

@@ -148,7 +148,7 @@ def estimate_mediation(
 
 def proportion_mediated(
     key: Array,
-    mediated: Gram,
+    gram: Gram,
     *,
     intervention: str = "each unit of the target run <- its value in the reference run",
     **options: Any,
@@ -160,11 +160,11 @@ def proportion_mediated(
 
     Args:
         key: Typed PRNG key.
-        mediated: Inner products, leaves (mediators, pairs).
+        gram: Inner products, leaves (mediators, pairs).
         intervention: What was patched, in words.
         **options: Of ``bootstrap_ratio``: level, clusters, num_replicates, ...
     """
-    shares = mediation_shares(mediated)
+    shares = mediation_shares(gram)
     return bootstrap_ratio(
         key, shares.noising, shares.denominator, intervention=intervention, **options
     )
@@ -199,7 +199,7 @@ def estimate_natural_effects(
 
 def depth_profile(
     key: Array,
-    mediated: UnitTable,
+    effects: UnitTable,
     *,
     clusters: ArrayLike | None = None,
     level: float = 0.95,
@@ -212,12 +212,12 @@ def depth_profile(
 
     Args:
         key: Typed PRNG key.
-        mediated: From ``unit_mediation``, of sites in the order of depth.
+        effects: From ``unit_mediation``, of sites in the order of depth.
         clusters: (pairs,) labels of pairs that share a base image.
         level: Coverage.
         num_replicates: Bootstrap replicates.
     """
-    shares = {name: mediation_shares(mediated.sel(name).values) for name in mediated.sites}
+    shares = {name: mediation_shares(effects.sel(name).values) for name in effects.sites}
 
     def of(function, part):
         return {

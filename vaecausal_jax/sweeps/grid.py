@@ -293,6 +293,8 @@ def _bind(run, skip, model):
 
 
 def _on_mesh(over_grid, mesh, reduction, has_models):
+    # ``jax.make_mesh`` gives axes whose shardings are part of types; here they are the compiler's.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
     axes = {name: name if name in mesh.shape else None for name in MESH_AXES}
     models = PartitionSpec(axes["models"])
     contexts = PartitionSpec(axes["contexts"])
