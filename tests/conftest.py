@@ -40,6 +40,31 @@ OPTIMISED = {
 """Modules whose laws are about programs as XLA optimises them, or that train for long."""
 
 
+def pytest_addoption(parser):
+    """``--all``: what CI runs."""
+    parser.addoption("--all", action="store_true", help="run what is marked thorough, whole")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Without ``--all``, of a thorough test runs the first case alone, or nothing if it has none.
+
+    One that is asked for by name runs whole.
+    """
+    if config.getoption("all") or any("::" in argument for argument in config.args):
+        return
+    kept, left, seen = [], [], set()
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        first = "[" in item.nodeid and function not in seen
+        seen.add(function)
+        whole_module = any(mark.name == "thorough" for mark in item.parent.iter_markers())
+        thorough = item.get_closest_marker("thorough") is not None
+        (left if thorough and (whole_module or not first) else kept).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
 MAPS = pathlib.Path("/proc/self/maps")
 MOST_MAPS = 65_530 // 2
 """Half of what Linux allows a process by default. Every compiled program keeps some; beyond the

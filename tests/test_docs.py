@@ -56,6 +56,7 @@ def run_page(page):
             assert printed.getvalue().rstrip() == shown.rstrip(), place
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "page",
     [
@@ -69,6 +70,7 @@ def test_every_page_runs_as_printed(page, tmp_path, monkeypatch):
     run_page(page)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", sorted(OWN_PROCESS))
 def test_pages_that_configure_devices_run_as_printed_in_a_process_of_their_own(page, tmp_path):
     code = f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
@@ -78,6 +80,7 @@ def test_pages_that_configure_devices_run_as_printed_in_a_process_of_their_own(p
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.thorough
 def test_the_comparison_shows_the_functions_that_were_measured():
     folder = PAGES.parents[1] / "benchmarks"
     tools = runpy.run_path(str(folder / "source_code.py"))

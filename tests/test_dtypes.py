@@ -50,6 +50,7 @@ def expected_shares():
     return along / (total**2).sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [1e-12, 1e-3, 1.0, 300.0, 1e12])
 def test_shares_do_not_depend_on_the_unit_of_the_outcome(size):
     estimate = shares(size)

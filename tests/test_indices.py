@@ -170,6 +170,7 @@ def test_every_function_that_indexes_is_held_to_the_rule():
     assert not missing, f"{missing} take an index: add a call of each to SEVERAL or ONE"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(SEVERAL))
 def test_a_list_of_indices_has_one_meaning(name):
     call = SEVERAL[name]

@@ -168,6 +168,7 @@ np.testing.assert_allclose(got, np.arange(32769.0) ** 2, rtol=1e-6)
 """
 
 
+@pytest.mark.thorough
 def test_sums_that_crash_or_are_wrong_in_some_versions_are_right_with_this_library():
     environment = {name: v for name, v in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", SUMS], env=environment, check=True, timeout=240)

@@ -182,6 +182,7 @@ def run_two(function, folder):
     assert [worker.returncode for worker in workers] == [0, 0], errors
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     """The tolerance allows for products and sums taken in another order."""
     run_two(run_as_one_of_two, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import support_map
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("framework", "dtype"),
     [("contract", "bool"), ("contract", "bfloat16"), ("contract", "complex64"), ("named", "uint8")],

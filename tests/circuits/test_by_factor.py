@@ -56,6 +56,7 @@ def graph():
     )
 
 
+@pytest.mark.thorough
 def test_circuit_of_a_factor_is_the_units_that_carry_it(found):
     for site in ("encoder/a", "decoder/b"):
         assert found["first"].circuit[site].tolist() == [True, True, False, False, True, False]
@@ -67,6 +68,7 @@ def test_circuit_of_a_factor_is_the_units_that_carry_it(found):
         np.testing.assert_allclose(f.curve.faithfulness.value[-1], 1.0, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_part_in_no_circuit_is_shown_to_be_small_or_undecided():
     noise = 0.02 * jax.random.normal(jax.random.key(5), X.shape)
     first = Pairs(X, PAIRS["first"].x1 + noise * jnp.array([[0.0, 1.0]]), EPS)
@@ -91,6 +93,7 @@ def test_overlap_of_factor_circuits_is_their_jaccard_by_part(found):
     assert fc.shared_nodes(circuits)["encoder/a"].tolist() == [1, 1, 1, 1, 2, 0]
 
 
+@pytest.mark.thorough
 def test_map_of_factors_counts_shared_units_half_for_each(found, graph):
     mapped = fc.factor_map(KEY, graph, {name: f.circuit for name, f in found.items()})
     size = np.diag(graph.size["encoder/a", "decoder/b"].value)

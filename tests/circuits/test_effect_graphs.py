@@ -57,6 +57,7 @@ def values(x):
     return {"a": a, "b": b, OUTCOME: b @ np.asarray(W["y"], float)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pair", [("a", "b"), ("b", OUTCOME)])
 def test_edge_of_a_linear_layer_is_its_weight_times_the_changes_in_sd(graph, pair):
     natural, donor = values(X), values(DONOR)
@@ -122,6 +123,7 @@ def test_networkx_export_has_the_found_edges_with_their_numbers(graph):
     assert exported.nodes["a", "0"] == {"layer": "a", "depth": 1}
 
 
+@pytest.mark.thorough
 def test_latents_read_their_own_means_and_log_variances_only():
     model = models.linear_vae(4, latent_size=2)
     params = model.init(jax.random.key(0))

@@ -184,6 +184,7 @@ def simulated(rng, means, num_images=40, noise=0.3):
     return means[..., None] + noise * rng.normal(size=(*means.shape, num_images))
 
 
+@pytest.mark.thorough
 def test_every_role_is_found_where_it_was_planted():
     rng = np.random.default_rng(0)
     roles = unit_roles(
@@ -206,6 +207,7 @@ def test_every_role_is_found_where_it_was_planted():
     assert np.all((roles.write.low <= roles.write.value) & (roles.write.value <= roles.write.high))
 
 
+@pytest.mark.thorough
 def test_units_of_noise_have_no_roles_and_a_least_effect_hides_small_ones():
     rng = np.random.default_rng(1)
     noise = [rng.normal(size=(20, 3, 30)) for _ in range(2)]

@@ -55,6 +55,7 @@ def all_but_one(circuit):
     return masks.unflatten(circuit, ~np.eye(flat.size, dtype=bool))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("level", ["node", "edge"])
 def test_noising_is_what_a_run_of_all_but_one_part_loses(level):
     make, samples = getattr(tasks, f"{level}_circuit"), getattr(scorers, f"{level}_samples")
@@ -72,6 +73,7 @@ def test_noising_is_what_a_run_of_all_but_one_part_loses(level):
         np.testing.assert_allclose(flat, expected, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.thorough
 def test_attribution_of_edges_is_the_gradient_in_shares_of_edges():
     full = {k: v.astype(jnp.float32) for k, v in tasks.edge_circuit(TASK).items()}
     y0, y1 = tasks.outcomes(TASK)
@@ -110,6 +112,7 @@ def test_attribution_of_nodes_is_the_gradient_times_the_change():
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_all_scorers_agree_where_the_network_is_linear():
     exact = scorers.edge_samples(LINEAR)
     nodes = scorers.node_samples(LINEAR)
@@ -253,6 +256,7 @@ def test_greedy_pruning_is_a_plain_loop_over_parts():
         np.testing.assert_array_equal(found[name], mask)
 
 
+@pytest.mark.thorough
 def test_planted_additive_circuit_is_ranked_perfectly_by_exact_scores_and_not_by_chance():
     # T28.
     metrics = pytest.importorskip("sklearn.metrics")

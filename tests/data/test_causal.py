@@ -447,6 +447,7 @@ def test_images_are_pixels_of_the_asked_size(draw, values, size):
     assert image.max() <= 1.0
 
 
+@pytest.mark.thorough
 @every_scene
 def test_gradients_of_images_match_finite_differences(draw, values):
     with jax.enable_x64(True):

@@ -36,6 +36,7 @@ class Levels:
 DATA = Levels()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "num"), [("shape", 2), ("turn", 3), ("x", 1)])
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_donors_share_all_but_the_tested_factor_and_never_the_image(name, num, wrap):
@@ -138,6 +139,7 @@ def test_mutual_information_of_a_two_by_two_table_by_hand():
     assert vd.mutual_information(np.outer([1, 2], [3, 4])) == pytest.approx(0.0, abs=1e-15)
 
 
+@pytest.mark.thorough
 def test_a_weighted_set_is_a_data_set():
     data = vd.correlated(DATA, "shape", "x", width=0.1)
     assert (data.factors, data.image_shape) == (DATA.factors, DATA.image_shape)
@@ -159,6 +161,7 @@ def test_interventions_leave_the_distribution_that_conditioning_would_keep():
     assert not data.contains(target).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("combination", "held"),
     [
@@ -237,6 +240,7 @@ def test_bad_inputs_are_named(call, message):
         call()
 
 
+@pytest.mark.thorough
 def test_combinations_too_many_for_float32_are_refused():
     factor = vd.Factor("many", tuple(map(float, range(5000))), 5000, cyclic=False)
     data = Levels((factor, factor._replace(name="more")), (1, 2, 1))

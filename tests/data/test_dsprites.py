@@ -80,6 +80,7 @@ def test_vmap_and_jit_equal_a_loop():
     chex.assert_trees_all_equal(jax.jit(vd.images)(DATA, rows), loop)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["shape", "scale", "orientation", "x", "y"])
 def test_minimal_pairs_differ_in_pixels(name):
     source, target = vd.minimal_levels(jax.random.key(0), DATA, name, 256)

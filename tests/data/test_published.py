@@ -177,6 +177,7 @@ def builder(path, pause):
     )
 
 
+@pytest.mark.thorough
 def test_a_process_waits_for_the_one_that_builds_a_flat_file(tmp_path):
     path, asked = tmp_path / "flat.npy", []
 
@@ -577,6 +578,7 @@ def test_resized_images_are_averages_of_what_they_cover():
         vd.resized(vd.ByteImages(jnp.zeros((2, 1, 4, 1), jnp.uint8), (factor,), (1, 4, 1)), 8)
 
 
+@pytest.mark.thorough
 def test_training_streams_its_batches_on_every_device(streamed):
     model = vj.models.mlp_vae((4, 4, 3), latent_size=2, encoder_dense=(8,), decoder_dense=(8,))
     config = vj.TrainConfig(

@@ -60,6 +60,7 @@ def loss(history) -> float:
     return float(history["loss"][-1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("case", "likelihood"),
     [*((case, "bernoulli") for case in SURE), ("0 and 1 as bytes", "gaussian")],
@@ -96,6 +97,7 @@ def test_gaussian_training_takes_standardised_images_and_refuses_bytes():
         TRAIN["gaussian"](KEY, UNSURE["bytes as floats"][0])
 
 
+@pytest.mark.thorough
 def test_counts_are_taken_as_they_are():
     counts = RNG.integers(0, 4, size=(20, 1, 9, 1))
     model = models.mlp_vae((1, 9, 1), latent_size=2, decoder_dense=(4,))
@@ -105,6 +107,7 @@ def test_counts_are_taken_as_they_are():
     np.testing.assert_allclose(loss(train(KEY, counts)[1]), as_floats, rtol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("over_seeds", [seeds.map_seeds, seeds.vmap_seeds])
 def test_seeds_at_once_read_zeros_and_ones_alike(over_seeds):
     run = jax.jit(over_seeds(TRAIN["bernoulli"]))

@@ -187,6 +187,7 @@ def test_hues(hue, rgb):
     np.testing.assert_allclose(image[0, 0], 0.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("colour", [False, True])
 def test_images_are_float32_in_unit_interval_and_vmap_and_jit_equal_a_loop(colour):
     world = vd.sprites(32, colour=colour)

@@ -51,6 +51,7 @@ def test_stand_ins_say_what_they_are(data):
     assert "stand-in" in (type(data).__doc__ or "")
 
 
+@pytest.mark.thorough
 @WORLDS
 def test_images_are_finite_pixels_and_jit_vmap_and_a_loop_agree(data, images):
     rows = vd.sample_factors(jax.random.key(0), data, 64)
@@ -68,6 +69,7 @@ def values_at(data, row):
     return jnp.asarray([factor.values[level] for factor, level in grid], jnp.float32)
 
 
+@pytest.mark.thorough
 @WORLDS
 def test_every_level_of_every_factor_gives_another_image(data, images):
     """From several base rows: the smallest change between any two levels is visible in 8 bits."""
@@ -107,6 +109,7 @@ def scores():
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("data", "base", "continuous", "shape_at"),
     [

@@ -69,6 +69,7 @@ def effects_on(downstream, h0, h1, rules=()):
     return jax.tree.map(lambda a: a[:, 0], double(run, h0, h1, np.zeros((1, 1))))
 
 
+@pytest.mark.thorough
 def test_parabola_has_the_worked_values():
     # T8: 3h - 2h^2 from .3 to 1.7; the second order is 2.52 - 3.92.
     rules = [gauss_legendre(1), left_riemann(5), left_riemann(20)]
@@ -84,6 +85,7 @@ def test_parabola_has_the_worked_values():
     np.testing.assert_allclose(twenty + 1.4, 0.196, atol=1e-10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("num_nodes", [1, 2, 3])
 def test_gauss_legendre_is_exact_to_twice_its_nodes_and_off_by_the_known_term_after(num_nodes):
     # T8: two nodes integrate a cubic, and a quartic.
@@ -187,6 +189,7 @@ def every_surrogate(params, rows, donor_x, rule, swept=sweep):
     }
 
 
+@pytest.mark.thorough
 def test_derivatives_are_those_of_the_exact_patch_as_the_donor_nears_the_natural_value():
     params, rows, donor_x = case = smooth_case(1)
     step = 1e-4
@@ -209,6 +212,7 @@ def test_derivatives_are_those_of_the_exact_patch_as_the_donor_nears_the_natural
     np.testing.assert_allclose(result["second"].reliability, ratio, rtol=1e-8)
 
 
+@pytest.mark.thorough
 def test_many_nodes_give_the_exact_patch_of_a_unit_and_shares_that_add_up_to_that_of_the_site():
     params, rows, _ = case = smooth_case(2)
     few, many = (double(every_surrogate, *case, rule) for rule in (RULE, gauss_legendre(40)))
@@ -253,6 +257,7 @@ def test_donors_equal_to_the_natural_values_have_no_effect_at_all():
         np.testing.assert_array_equal(leaf, np.zeros((3, 4)))
 
 
+@pytest.mark.thorough
 def test_jit_and_vmap_over_models_equal_eager_calls_whatever_the_block():
     cases = smooth_case(6), smooth_case(7)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
@@ -300,6 +305,7 @@ CONV = models.conv_vae(
 )
 
 
+@pytest.mark.thorough
 def test_first_order_is_exact_in_a_linear_network():
     effects = vae_effects(LINEAR, "latent/mean", along_reference)
     tolerance = 1e-5 * np.abs(effects["exact"]).max()
@@ -308,6 +314,7 @@ def test_first_order_is_exact_in_a_linear_network():
     np.testing.assert_array_equal(effects["second"].estimate, effects["first"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("model", "site"), [(MLP, "decoder/dense1"), (CONV, "decoder/conv0")])
 def test_second_order_is_exact_for_squared_distance_where_only_linear_layers_follow(model, site):
     effects = vae_effects(model, site, squared_distance)
@@ -324,6 +331,7 @@ def relu_effects():
     return vae_effects(MLP, "latent/mean", squared_distance, rules)
 
 
+@pytest.mark.thorough
 def test_paths_of_units_converge_in_a_relu_network_as_nodes_resolve_its_kinks(relu_effects):
     one, many = (
         agreement(relu_effects["exact"].ravel(), path.ravel(), floor=0.05)

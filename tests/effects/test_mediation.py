@@ -197,6 +197,7 @@ def gate_xor(s):
     return s[0] + s[1] - 2 * gate_and(s)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("gate", "denoise", "noise"), [(gate_and, 0, 1), (gate_or, 1, 0), (gate_xor, 1, -1)]
 )
@@ -266,6 +267,7 @@ def pairs():
     return made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "site"), [("conv", "decoder/conv0"), ("mlp", "latent/mean"), ("vq", "latent/pre")]
 )
@@ -289,6 +291,7 @@ def test_unit_mediation_equals_a_loop_of_numpy_inner_products(family, site, pair
             np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4 * expected[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("site", ["latent/z", "latent/logvar"])
 def test_shares_mediated_and_direct_add_to_one(site, pairs):
     model, (params, x0, x1, eps) = FAMILIES["conv"], pairs["conv"]
@@ -307,6 +310,7 @@ def test_shares_mediated_and_direct_add_to_one(site, pairs):
     np.testing.assert_allclose(mediated + direct, 1, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "site"),
     [(f, s) for f in ("mlp", "vq") for s in FAMILIES[f].sites if s[-4:] not in ("mean", "gvar")],

@@ -68,6 +68,7 @@ def test_four_parts_of_an_interacting_mediator_are_those_of_the_formula(scalar_r
         np.testing.assert_allclose(value[0, :, 0], part, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_estimates_of_an_interacting_mediator_hold_the_published_numbers():
     # T2 numbers, x: 0 -> 1, mean over e.
     eps = jax.random.normal(jax.random.key(1), (4000, 1))
@@ -148,6 +149,7 @@ def baseline():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_of_mediators_is_swept_as_one_by_one(family, baseline):
     mediator, points = FAMILIES[family]
@@ -271,6 +273,7 @@ def summary():
     )
 
 
+@pytest.mark.thorough
 def test_shares_add_up_and_their_intervals_hold_them(summary):
     np.testing.assert_allclose(
         summary.proportion_mediated.value + summary.proportion_direct.value, 1, atol=1e-5
@@ -355,6 +358,7 @@ def test_interactions_are_positive_for_and_negative_for_or(gate, gap):
     np.testing.assert_array_equal(shares.interaction / shares.denominator, expected)
 
 
+@pytest.mark.thorough
 def test_depth_profile_counts_the_units_that_carry_an_effect():
     # Three of four units carry a third each of a scalar; flips of equal pairs give noise only.
     share = jnp.array([1.0, 1.0, 1.0, 0.0])[:, None] / 3

@@ -221,6 +221,7 @@ def test_float_edges_at_their_ends_are_the_boolean_ones():
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_convolutions_read_whole_channels():
     model = models.conv_vae(
         (8, 8, 1),

@@ -230,6 +230,7 @@ def latent_values(params, x0, x1, eps):
     return games.latent_game(MODEL.bind(params), Pairs(x0, x1, eps), "latent/z")
 
 
+@pytest.mark.thorough
 def test_latent_game_equals_a_loop_of_group_patches(runs):
     params, x0, x1, eps = runs
     values = np.asarray(latent_values(*runs))

@@ -170,6 +170,7 @@ def classes():
     return sp.classify_units(KEY, planted())
 
 
+@pytest.mark.thorough
 def test_planted_units_get_their_class(classes):
     assert np.mean(classes.label[ONE] == "monosemantic") >= 0.8
     assert np.mean(classes.label[TWO] == "polysemantic") >= 0.8

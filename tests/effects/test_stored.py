@@ -39,6 +39,7 @@ def outcome(params, x, eps, patch=None):
     return np.asarray(MODEL.forward(params, x, eps, patch or {}).outputs, np.float64)
 
 
+@pytest.mark.thorough
 def test_every_unit_of_every_site_both_ways(case, tmp_path):
     params, x0, x1, eps = case
     results = run(stored.unit_patching(*bound(case)), tmp_path)
@@ -85,6 +86,7 @@ def test_sites_of_codes_have_no_distances(tmp_path):
     assert np.isnan(run(parts, tmp_path)[name].support).all()
 
 
+@pytest.mark.thorough
 def test_groups_of_one_are_units_and_whole_sites_mediate_everything(case, tmp_path):
     single = stored.group_patching(*bound(case), {HIDDEN: np.eye(5, dtype=bool)})
     units = stored.unit_patching(*bound(case), sites=[HIDDEN])
@@ -143,6 +145,7 @@ def test_doses_shift_each_latent_by_its_own_spread(case, tmp_path):
         np.testing.assert_allclose(found.signed, change.mean(), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.thorough
 def test_factors_are_set_on_the_input(case, tmp_path):
     params, _, _, eps = case
     world = data.sprites(16)

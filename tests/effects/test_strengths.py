@@ -71,6 +71,7 @@ def linear():
     )
 
 
+@pytest.mark.thorough
 def test_a_linear_decoder_has_shares_of_squared_weights_and_no_interaction(linear):
     # T5: T = S = |w_j|^2 / |W|^2.
     _, found = linear
@@ -142,6 +143,7 @@ def test_support_is_the_share_of_natural_values_beyond_the_dose(linear):
     assert samples.unit_sd.shape == (3,)
 
 
+@pytest.mark.thorough
 def test_a_bilinear_decoder_has_the_indices_of_the_formula():
     # T6: y = a z1 + b z2 + c z1 z2.
     a, b, c = 1.0, 0.5, 0.8
@@ -159,6 +161,7 @@ def test_a_bilinear_decoder_has_the_indices_of_the_formula():
     assert found.support.shape == (2, 0)
 
 
+@pytest.mark.thorough
 def test_an_even_output_has_magnitude_and_curvature_but_no_signed_slope():
     # T7: y = z^2, y(z + d) - y(z - d) = 4 z d, y(z + d) - 2 y + y(z - d) = 2 d^2.
     samples = prior_samples(
@@ -205,6 +208,7 @@ def uniform_strengths(forward, num_latents, low, high):
     )
 
 
+@pytest.mark.thorough
 def test_ishigami_has_its_published_indices():
     found = uniform_strengths(decoder(ishigami), 3, -np.pi, np.pi)
     assert_within_errors(found.first_order, [0.3139, 0.4424, 0.0])

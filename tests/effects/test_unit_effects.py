@@ -127,6 +127,7 @@ def vq_toy(params, x, eps, interventions):
 BOOK = jnp.array([[-1.0], [1.0], [2.0]])
 
 
+@pytest.mark.thorough
 def test_shifts_within_a_voronoi_cell_have_no_effect_and_codes_have_all_of_it():
     # T26. The cells' borders lie at 0 and 1.5: values within 0.2 of a code stay in its cell.
     keys = jax.random.split(jax.random.key(0), 3)

@@ -119,6 +119,7 @@ def curved(before, after):
     return jnp.sin(after - before) * after
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["encoder/conv0", "latent/z", "decoder/dense0"])
 def test_tensors_of_a_network_equal_plain_loops(network, name):
     model, params, pairs = network
@@ -154,6 +155,7 @@ def test_tensors_of_a_network_equal_plain_loops(network, name):
         np.testing.assert_allclose(read[u], moved / max(of_unit.std(), 1e-12), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_positions_of_codes_mediate_but_are_not_read_or_written():
     model = models.vq_vae(
         (8, 8, 1), num_codes=6, code_size=3, encoder_channels=(4, 4), decoder_channels=(4, 4)
@@ -170,6 +172,7 @@ def test_positions_of_codes_mediate_but_are_not_read_or_written():
         write_tensor(model.bind(params), x[0, 0], jnp.zeros((3, 0)), name)
 
 
+@pytest.mark.thorough
 def test_discoveries_are_controlled_over_all_sites_together():
     rng = np.random.default_rng(0)
     strong = rng.normal(size=(2, 3, 3, 40)) * 0.1 + np.eye(3)[None, :, :, None]

@@ -81,6 +81,7 @@ def weights(model):
     return matrix
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model", LINEAR.values(), ids=LINEAR)
 def test_the_graph_of_a_linear_model_is_recovered_from_its_swaps(model):
     total = recovered(model)
@@ -132,6 +133,7 @@ def test_false_edges_between_independent_factors_stay_below_the_rate():
     assert false <= 40 * 0.05 + 4 * np.sqrt(40 * 0.05 * 0.95)
 
 
+@pytest.mark.thorough
 def test_pairs_of_a_causal_world_move_a_variable_and_what_it_causes():
     model = scenes.pendulum()
 
@@ -152,6 +154,7 @@ def test_pairs_of_a_causal_world_move_a_variable_and_what_it_causes():
             assert not moved[k, :, l].any()
 
 
+@pytest.mark.thorough
 def test_pairs_of_a_causal_world_are_rendered():
     model = scenes.flow()
     render = functools.partial(scenes.flow_image, image_size=8)

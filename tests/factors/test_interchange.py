@@ -102,6 +102,7 @@ def rotated_search(**options):
     return search_subspace(rotated, SITES, "h", 1, num_steps=120, learning_rate=0.1, **options)
 
 
+@pytest.mark.thorough
 def test_the_search_finds_a_rotated_factor_and_its_baselines_do_not():
     train, test = random_swaps(64, 1), random_swaps(64, 2)
     # An untrained network does not hold the factors in orthogonal directions at all.
@@ -197,6 +198,7 @@ def agreement(grid, members, params):
     )
 
 
+@pytest.mark.thorough
 def test_strict_target_and_preservation_tell_what_a_part_does_and_does_not(grid):
     own = agreement(grid, [False, True, False, False], np.eye(4))
     assert [s.value for s in (own.iia, own.strict, own.target, own.preservation)] == [1, 1, 1, 1]

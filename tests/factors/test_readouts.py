@@ -199,6 +199,7 @@ def test_inversion_is_nearly_exact_at_the_published_size():
     assert min(scores.values()) > 0.9998
 
 
+@pytest.mark.thorough
 def test_inversion_reads_hue_exactly():
     data = vd.sprites(16, colour=True, num_colours=12, num_positions=3, num_scales=2)
     readout = sprite_readout(data)
@@ -212,6 +213,7 @@ def test_inversion_reads_hue_exactly():
     )
 
 
+@pytest.mark.thorough
 def test_inversion_follows_factors_off_the_grid_and_has_their_gradient():
     readout = sprite_readout(SMALL)
     ordered = [code for code in readout.codes if isinstance(code, Ordered)]
@@ -266,6 +268,7 @@ def test_inversion_refuses_other_worlds():
 # Pairs.
 
 
+@pytest.mark.thorough
 def test_pairs_of_every_factor_grow_and_the_readout_sees_it(inverted):
     readout = inverted[0]
     pairs = factor_pairs(jax.random.key(2), SMALL, readout.codes, 48, (3,))
@@ -366,6 +369,7 @@ def trained():
     )
 
 
+@pytest.mark.thorough
 def test_a_trained_probe_reads_combinations_it_never_saw():
     probe = trained()
     assert probe.losses[-20:].mean() < 0.2 * probe.losses[:20].mean()

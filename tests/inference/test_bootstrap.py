@@ -528,6 +528,7 @@ def test_samples_that_allow_no_interval_are_refused(call, message):
         call()
 
 
+@pytest.mark.thorough
 def test_samples_spread_over_devices_give_the_intervals_of_one_device():
     x = jax.random.normal(jax.random.key(0), (5, 3, 32))
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("images",))

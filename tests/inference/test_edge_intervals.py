@@ -363,6 +363,7 @@ def observe(name: str, edge: Edge) -> list[str]:
     return said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_intervals_at_the_edge_hold_their_estimate_or_say_that_there_is_none(name):
     wrong, good = [], False

@@ -139,6 +139,7 @@ def test_suite_scores_the_training_rows_and_tests_on_the_others():
 SLOW = {"dci_gbt", "dci_boosted", "dci_fast"}
 
 
+@pytest.mark.thorough
 def test_every_metric_runs_and_beats_its_chance_on_perfect_codes():
     rng = np.random.default_rng(0)
     factors = np.stack([rng.integers(0, size, 150) for size in (2, 3)], axis=1)
@@ -153,6 +154,7 @@ def test_every_metric_runs_and_beats_its_chance_on_perfect_codes():
                 assert e.value > e.null, (name, label)
 
 
+@pytest.mark.thorough
 def test_scores_neither_read_nor_move_numpys_global_generator():
     # One public library draws its votes from it, so that its scores depend on what ran before.
     rng = np.random.default_rng(0)
@@ -221,6 +223,7 @@ def test_intervals_that_cannot_be_made_are_refused(options, message):
         )
 
 
+@pytest.mark.thorough
 def test_information_scores_need_no_scikit_learn():
     code = """
 import sys

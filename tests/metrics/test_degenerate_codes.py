@@ -71,6 +71,7 @@ def numbers(result) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in leaves if not isinstance(leaf, str)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_every_score_at_the_edge_is_a_number_or_a_refusal_in_words(name, case):

@@ -22,6 +22,7 @@ def encoded():
     return params, factors, encode(MODEL, params, DATA, factors)
 
 
+@pytest.mark.thorough
 def test_posteriors_are_those_of_the_forward_on_the_mean(encoded):
     params, factors, found = encoded
     x = images(DATA, factors)

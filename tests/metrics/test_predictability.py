@@ -167,6 +167,7 @@ def test_duplicated_codes_keep_disentanglement_and_lose_completeness():
 # DCI estimators
 
 
+@pytest.mark.thorough
 def test_boosted_trees_are_scikit_learns_up_to_ties():
     codes, factors = sampled(0, width=3)
     ours, theirs = dci.dci_boosted(codes, factors), dci.dci_gbt(codes, factors)
@@ -177,6 +178,7 @@ def test_boosted_trees_are_scikit_learns_up_to_ties():
     np.testing.assert_allclose(ours.informativeness, theirs.informativeness, atol=0.04)
 
 
+@pytest.mark.thorough
 def test_first_trees_are_scikit_learns_exactly():
     # One round has no ties to speak of: importances and predictions agree to rounding.
     codes, factors = sampled(1, rows=200, sizes=(3, 4), width=3)
@@ -191,6 +193,7 @@ def test_first_trees_are_scikit_learns_exactly():
         np.testing.assert_allclose(fit.test_accuracy[j], model.score(codes[:50], factors[:50, j]))
 
 
+@pytest.mark.thorough
 def test_trees_do_not_split_equal_values_or_constant_codes():
     factors = np.repeat([[0], [1]], 50, axis=0)
     codes = np.stack([np.ones(100), np.tile([0.0, 1.0], 50), factors[:, 0]], axis=1)

@@ -98,6 +98,7 @@ def check(name: str, table: str, rows: np.ndarray, refusal: str) -> None:
     assert (np.abs(found - mean) <= room).all(), (found, mean, room)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_rows_in_order_score_as_shuffled_ones_or_the_factor_is_named(name, order):
@@ -105,6 +106,7 @@ def test_rows_in_order_score_as_shuffled_ones_or_the_factor_is_named(name, order
     check(name, "one model", ORDERS[order], f"factor {factor} has level ")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(SCORES))
 def test_codes_of_several_models_one_after_another_score_as_shuffled_or_are_named(name):
     rows = np.arange(len(TABLES["three models"][0]))

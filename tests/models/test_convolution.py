@@ -57,6 +57,7 @@ def _assert_matches_flax(form, shape, window, stride):
     )
 
 
+@pytest.mark.thorough
 def test_transposed_convolution_of_a_point_is_the_reversed_kernel_cropped():
     kernel = jnp.arange(16.0).reshape(4, 4, 1, 1)
     x = jnp.ones((1, 1, 1))
@@ -65,18 +66,21 @@ def test_transposed_convolution_of_a_point_is_the_reversed_kernel_cropped():
         chex.assert_trees_all_close(form(x, kernel, stride=2)[..., 0], expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", FORWARD_4X4 + TRANSPOSED_4X4)
 def test_forms_equal_flax_in_value_and_gradient(form, shape):
     _assert_matches_flax(form, shape, (4, 4), 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kh", "kw", "stride"), OTHER)
 @pytest.mark.parametrize("form", [cv.conv, cv.conv_transpose])
 def test_other_kernels_and_strides_equal_flax(form, kh, kw, stride):
     _assert_matches_flax(form, (5, 6, 3, 2), (kh, kw), stride)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", FORWARD_4X4 + TRANSPOSED_4X4)
 def test_vmap_over_images_and_kernels_equals_loop(form):
     x, kernels = _inputs((6, 4, 8, 3), batch=(3,), seeds=(2,))
@@ -89,6 +93,7 @@ def test_vmap_over_images_and_kernels_equals_loop(form):
     chex.assert_trees_all_close(batched, looped, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", [cv.conv, cv.conv_transpose])
 def test_gradients_under_vmap_over_kernels_equal_loop(form):
     x, kernels = _inputs((6, 4, 8, 3), batch=(3,), seeds=(2,))
@@ -100,6 +105,7 @@ def test_gradients_under_vmap_over_kernels_equal_loop(form):
     chex.assert_trees_all_close(jax.vmap(jax.grad(energy))(kernels), looped, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", FORWARD_4X4 + TRANSPOSED_4X4)
 def test_forward_mode_gives_the_bilinear_tangent(form):
     x, kernel = _inputs((5, 4, 8, 3))
@@ -109,6 +115,7 @@ def test_forward_mode_gives_the_bilinear_tangent(form):
     chex.assert_trees_all_close(tangent, expected, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1, 1, 3, 2), (4, 3, 1, 5), (4, 3, 9, 2)])
 def test_the_full_transposed_convolution_is_that_of_the_padded_image(shape):
     x, kernel = _inputs(shape)

@@ -50,6 +50,7 @@ BOXES = [  # shape, box, start
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shape", "box", "start"), BOXES)
 @pytest.mark.parametrize("window", [4, 3])
 @pytest.mark.parametrize("layer", [layers.conv, layers.conv_transpose])
@@ -60,6 +61,7 @@ def test_convolutions_of_a_changed_box_equal_those_of_the_whole(layer, window, s
     chex.assert_trees_all_close(whole(apply(value)), apply(whole(value)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [(0, 0), (1, 2), (3, 5), (0, 3), (3, 0)])
 def test_the_reach_of_a_position_is_the_same_wherever_the_index_is_traced(start):
     kernel = jax.random.normal(KEY, (4, 4, 3, 2))
@@ -75,6 +77,7 @@ def test_the_reach_of_a_position_is_the_same_wherever_the_index_is_traced(start)
     chex.assert_trees_all_close(*both(jnp.array(start)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("shape", "box", "start"), BOXES)
 @pytest.mark.parametrize("axes", [1, 3])
 def test_dense_layers_over_trailing_axes_equal_those_of_the_whole(axes, shape, box, start):
@@ -127,6 +130,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_box_patch_at_every_site_equals_replacing_the_whole_site(network):
     model = NETWORKS[network]
@@ -156,6 +160,7 @@ def test_a_box_patch_at_every_site_equals_replacing_the_whole_site(network):
             chex.assert_trees_all_close(*both(name, start, donor), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", ["no dense", "mlp"])
 def test_a_box_that_holds_the_clean_values_changes_nothing_bit_for_bit(network):
     model = NETWORKS[network]
@@ -178,6 +183,7 @@ def test_a_box_outside_its_site_gives_nan(start):
     assert jnp.isnan(model.forward(params, x, eps, {"decoder/dense0": patch}).outputs).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("patch", "message"),
     [

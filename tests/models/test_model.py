@@ -95,6 +95,7 @@ def everywhere(sites):
 # --- no-ops -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @each_site
 def test_an_all_false_mask_is_bitwise_the_plain_run(family, site, runs):
     model, run = FAMILIES[family], runs[family, 0]
@@ -103,6 +104,7 @@ def test_an_all_false_mask_is_bitwise_the_plain_run(family, site, runs):
         chex.assert_trees_all_equal(model.forward(*run, step), plain)
 
 
+@pytest.mark.thorough
 @each_family
 def test_all_false_masks_everywhere_are_bitwise_the_plain_run_under_jit(family, runs, jitted):
     step = everywhere(FAMILIES[family].sites)
@@ -111,6 +113,7 @@ def test_all_false_masks_everywhere_are_bitwise_the_plain_run_under_jit(family, 
         chex.assert_trees_all_equal(jitted[family](*run, step), jitted[family](*run, {}))
 
 
+@pytest.mark.thorough
 @each_site
 def test_patching_a_run_with_itself_changes_no_bit(family, site, runs, jitted):
     model, run = FAMILIES[family], runs[family, 1]
@@ -126,6 +129,7 @@ def test_patching_a_run_with_itself_changes_no_bit(family, site, runs, jitted):
 # --- structure (METHODS 1.7) ------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("family", "site"), CUTS)
 def test_a_whole_layer_is_a_cut_so_its_donor_decides_the_output(family, site, runs):
     model, (params, x0, eps) = FAMILIES[family], runs[family, 0]
@@ -152,6 +156,7 @@ def test_mean_and_logvar_together_are_a_cut_and_alone_are_none(family, runs):
             assert np.any(model.forward(params, x0, eps, step).outputs != donor.outputs)
 
 
+@pytest.mark.thorough
 @each_site
 def test_an_intervention_changes_nothing_before_its_site(family, site, runs):
     model, run = FAMILIES[family], runs[family, 2]
@@ -184,6 +189,7 @@ def test_a_unit_that_is_equal_in_both_runs_has_no_effect_if_noise_is_shared(fami
     assert np.any(noisy.outputs != plain.outputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "site"),
     [
@@ -224,6 +230,7 @@ def is_encoder(path):
     return name.startswith(("encoder", "mean", "logvar", "to_codes"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "site"), [(f, s) for f, s in SITES if s in ("latent/z", "latent/codes")]
 )
@@ -405,6 +412,7 @@ def sweep_points(model):
     ]
 
 
+@pytest.mark.thorough
 @each_family
 def test_vmap_over_interventions_equals_the_loop(family, runs, jitted):
     model, run = FAMILIES[family], runs[family, 0]
@@ -421,6 +429,7 @@ def test_vmap_over_interventions_equals_the_loop(family, runs, jitted):
         )
 
 
+@pytest.mark.thorough
 @each_family
 def test_interventions_survive_checked_signatures_and_abstract_evaluation(family, runs):
     model, run = FAMILIES[family], runs[family, 0]
@@ -469,6 +478,7 @@ def test_forward_with_interventions_lowers_for_accelerators(family, platform, ru
     assert exported.out_avals[0].shape[0] == len(jax.tree.leaves(points)[0])
 
 
+@pytest.mark.thorough
 @each_family
 def test_single_precision_agrees_with_double(family, runs):
     model, run = FAMILIES[family], runs[family, 0]

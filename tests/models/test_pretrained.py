@@ -119,6 +119,7 @@ def test_mapped_parameters_fill_the_model_exactly():
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), expected)
 
 
+@pytest.mark.thorough
 def test_export_undoes_import_bit_for_bit():
     arrays = random_weights()
     back = pretrained.to_burgess(pretrained.from_burgess(arrays))

@@ -53,6 +53,7 @@ def test_vmap_equals_that_of_matmul(rows, weights, axes):
     _both(lambda multiply: jax.vmap(multiply, axes), _draw(*rows), _draw(*weights))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "derivative", [jax.grad, jax.jacfwd, jax.hessian, lambda f, *a: jax.jacrev(jax.grad(f, *a), *a)]
 )

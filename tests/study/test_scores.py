@@ -24,6 +24,7 @@ def scored():
     return scores, calls
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mig", "dci_fast_disentanglement", "factor_vae", "irs"])
 def test_perfect_codes_score_high_and_noise_scores_as_chance(scored, name):
     perfect, _, noise = scored[0][name]

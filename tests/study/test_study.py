@@ -25,6 +25,8 @@ from vaecausal_jax.study.config import check_config, dataset, network, objective
 from vaecausal_jax.study.measure import make_inputs
 from vaecausal_jax.training import checkpoint
 
+pytestmark = pytest.mark.thorough
+
 TINY = dataclasses.replace(
     PRESETS["quick"],
     name="tiny",

@@ -43,6 +43,7 @@ def energy(params, point, context, forward=MODEL.forward):
 BLOCKS = [None, Block(1, 1), Block(2, 3), Block(5, 4), Block(64, 1), Block(1, 64)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("block", BLOCKS)
 def test_sweep_equals_two_loops_for_every_block(params, contexts, block):
     loop = [
@@ -54,6 +55,7 @@ def test_sweep_equals_two_loops_for_every_block(params, contexts, block):
     np.testing.assert_allclose(result, loop, rtol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("reduction", [None, moments()])
 @pytest.mark.parametrize("axes", [("points",), ("contexts",), ("models", "contexts")])
 def test_a_sweep_over_a_mesh_equals_that_of_one_device(params, contexts, axes, reduction):
@@ -213,6 +215,7 @@ def skipping(params, x, eps, interventions):
     return Trace(y, tape.activations)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("site", ["h", "codes"])
 @pytest.mark.parametrize("block", [Block(1, 1), Block(2, 2)])
 def test_patch_units_equals_patching_each_unit_in_each_run_also_past_a_skip(site, block):

@@ -29,6 +29,7 @@ def reduced(reduction, values, blocks, parts=1):
     return reduction.finish(states[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("blocks", [1, 4])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_moments_and_covariance_equal_numpys(blocks, parts):
@@ -40,6 +41,7 @@ def test_moments_and_covariance_equal_numpys(blocks, parts):
     np.testing.assert_allclose(result["c"].covariance, np.cov(values.T), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seed", "size", "k"), [(0, 2, 1), (1, 2, 6), (2, 30, 6), (3, 11, 4)])
 def test_top_k_and_histogram_equal_numpys(seed, size, k):
     values = jax.random.normal(jax.random.key(seed), (size,))

@@ -109,6 +109,7 @@ def test_typed_keys_draw_the_same_numbers():
     np.testing.assert_array_equal(jax.random.normal(again, 3), jax.random.normal(key, 3))
 
 
+@pytest.mark.thorough
 def test_another_process_reads_it_without_a_model():
     text = to_json(TREES["steps in order"])
     code = (

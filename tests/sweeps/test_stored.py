@@ -109,6 +109,7 @@ def start(folder, pause, before=""):
     )  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_killed_at_any_moment_it_goes_on_without_repeating_a_slab(tmp_path):
     folder = tmp_path / "killed"
     process = start(folder, 0.05)
@@ -134,6 +135,7 @@ def test_killed_at_any_moment_it_goes_on_without_repeating_a_slab(tmp_path):
             assert again.read_bytes() == file.read_bytes(), file
 
 
+@pytest.mark.thorough
 def test_a_full_disk_is_an_error_that_keeps_what_was_written(tmp_path):
     """A limit on the size of files stands in for the disk: the second, larger part meets it."""
     before = """

@@ -208,6 +208,7 @@ def test_manifest_records_versions_and_spec(tmp_path):
 # Interrupted training.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FAMILIES)
 def test_interrupted_training_continues_bitwise(name, tmp_path):
     seen = []
@@ -232,6 +233,7 @@ def test_finished_training_is_read_back_and_not_run_again(tmp_path):
         train(tmp_path, spec={"family": "other"})
 
 
+@pytest.mark.thorough
 def test_number_of_records_between_saves_changes_no_number(tmp_path):
     often = train(tmp_path / "often", records_per_save=1)
     rarely = train(tmp_path / "rarely", records_per_save=5)  # 5 does not divide 6: 3 does
@@ -307,6 +309,7 @@ def unfinished(folder):
     return steps - {int(p.stem) for p in folder.glob("*.json")}
 
 
+@pytest.mark.thorough
 def test_training_killed_at_any_moment_ends_bitwise_as_if_it_had_not_been(tmp_path, compile_cache):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(start(whole, compile_cache)) == list(range(31))
@@ -492,6 +495,7 @@ def test_unwritable_folder_is_an_error_that_names_it(tmp_path):
 # A full disk.
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("victim", ["data", "manifest"])
 def test_full_disk_keeps_the_last_checkpoint_and_training_goes_on_from_it(
     victim, tmp_path, monkeypatch

@@ -69,12 +69,14 @@ def trained(request):
     return model, state.params, history, jnp.asarray(x[:2]), eps
 
 
+@pytest.mark.thorough
 def test_training_lowers_the_loss_and_stays_finite(trained):
     _, _, history, _, _ = trained
     assert all(np.isfinite(np.asarray(term)).all() for term in history.values())
     assert history["loss"][-1] < history["loss"][0]
 
 
+@pytest.mark.thorough
 def test_patching_the_whole_code_carries_the_whole_effect(trained):
     model, params, _, x, eps = trained
     plain = jax.jit(model.forward)
@@ -93,6 +95,7 @@ def test_patching_the_whole_code_carries_the_whole_effect(trained):
     assert np.abs(first.outputs - second.outputs).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_patching_every_site_with_itself_and_masked_off_changes_no_bit(trained):
     model, params, _, x, eps = trained
     forward = jax.jit(model.forward)
@@ -107,6 +110,7 @@ def test_patching_every_site_with_itself_and_masked_off_changes_no_bit(trained):
         np.testing.assert_array_equal(found.outputs, plain.outputs)
 
 
+@pytest.mark.thorough
 def test_changing_the_code_leaves_the_encoder_alone_and_moves_the_outputs(trained):
     model, params, _, x, eps = trained
     forward = jax.jit(model.forward)
@@ -120,6 +124,7 @@ def test_changing_the_code_leaves_the_encoder_alone_and_moves_the_outputs(traine
         assert np.abs(found.outputs - plain.outputs).max() > 1e-4, name
 
 
+@pytest.mark.thorough
 def test_a_unit_that_does_not_differ_has_no_effect(trained):
     model, params, _, x, eps = trained
     forward = jax.jit(model.forward)
@@ -130,6 +135,7 @@ def test_a_unit_that_does_not_differ_has_no_effect(trained):
         np.testing.assert_array_equal(found.outputs, plain.outputs)
 
 
+@pytest.mark.thorough
 def test_batched_runs_equal_single_ones(trained):
     model, params, _, x, eps = trained
     together = jax.jit(jax.vmap(model.forward, in_axes=(None, 0, 0)))(params, x, eps)
@@ -187,6 +193,7 @@ def test_multinomial_is_scipys_up_to_its_coefficient():
 # Losses
 
 
+@pytest.mark.thorough
 def test_adversarial_loss_is_the_bound_and_minus_log_of_what_the_discriminator_gives():
     model, objective, x = FAMILIES["adversarial"]
 
@@ -218,6 +225,7 @@ def test_adversarial_loss_is_the_bound_and_minus_log_of_what_the_discriminator_g
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(to_trace))
 
 
+@pytest.mark.thorough
 def test_discriminator_learns_to_tell_noise_from_constants():
 
     opponent = adversary((8,), 0.05)
@@ -230,6 +238,7 @@ def test_discriminator_learns_to_tell_noise_from_constants():
     assert after < 0.1 < before
 
 
+@pytest.mark.thorough
 def test_labels_count_only_where_they_are_known():
     model, objective, x = FAMILIES["semi_supervised"]
     params = model.init(jax.random.key(0))
@@ -260,6 +269,7 @@ def test_encoder_does_not_read_the_class():
     np.testing.assert_array_equal(plain, blind)
 
 
+@pytest.mark.thorough
 def test_whitened_latents_have_unit_covariance_and_change_nothing():
     plain = models.mlp_vae((3, 3, 1), latent_size=3, **DENSE)
     model = models.whitened(plain)
@@ -285,6 +295,7 @@ def test_whitened_latents_have_unit_covariance_and_change_nothing():
     np.testing.assert_allclose(np.abs(first @ axes[:, -1]), 1, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_whitening_follows_the_batches_and_no_gradient():
     model, objective, x = FAMILIES["whitening"]
     config = TrainConfig(model, objective, optax.adam(0.0), 60, batch_size=12, record_every=60)

@@ -211,6 +211,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_terms_match_a_loop(family, likelihood, seed):
@@ -240,6 +241,7 @@ def test_loss_and_terms_match_a_loop(family, likelihood, seed):
     assert objective.update({"w": 1.0}, state, trace, images, KEY) == ({"w": 1.0}, (), {})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("second_batch", [False, True])
 def test_factor_vae_matches_a_loop(likelihood, second_batch):
     distribution, pixel_log_prob = likelihood
@@ -354,6 +356,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PLAIN)
 def test_repeating_the_batch_leaves_reconstruction_and_kl_unchanged(name):
     objective, params = PLAIN[name], {"mean": {"bias": jnp.zeros(LATENTS)}}
@@ -500,6 +503,7 @@ def test_weighted_total_correlation_is_offset_by_log_batch_apart_and_log_num_ima
     np.testing.assert_allclose(value, 0.0 + (latents - 1) * math.log(num_images), rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_weighted_total_correlation_exceeds_disentanglement_lib_by_the_constant_it_drops():
     trace, _ = gaussian_trace(8)
     z, mean, logvar = read(trace)
@@ -602,6 +606,7 @@ def forward(model, params, seed=0, batch=4):
     return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, images, eps), images
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("second_batch", [False, True])
 def test_discriminator_loss_has_no_gradient_in_the_model(second_batch):
     model = tiny_model()
@@ -731,6 +736,7 @@ def test_vq_update_without_moving_averages_does_nothing():
     assert objective.update(params, (), trace, images, KEY) == (params, (), {})
 
 
+@pytest.mark.thorough
 def test_vq_codebook_has_no_gradient_while_it_follows_moving_averages():
     model = tiny_vq()
     params = params_of(model)
@@ -746,6 +752,7 @@ def test_vq_codebook_has_no_gradient_while_it_follows_moving_averages():
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(rest))
 
 
+@pytest.mark.thorough
 def test_vq_codebook_gradient_pulls_each_code_to_the_mean_of_its_positions():
     model = tiny_vq()
     params = params_of(model)
@@ -767,6 +774,7 @@ def test_vq_codebook_gradient_pulls_each_code_to_the_mean_of_its_positions():
         np.testing.assert_allclose(slopes[c], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("decay", [0.99, None], ids=["ema", "gradient"])
 def test_vq_encoder_receives_the_decoders_gradient_and_the_commitment(decay):
     model, commitment = tiny_vq(), 0.25

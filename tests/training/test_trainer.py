@@ -158,6 +158,7 @@ def linear_loss(decoder, encoder, variance, beta, covariance):
     return reconstruction + beta * 0.5 * np.sum(mean_square + variance - 1 - np.log(variance))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("beta", BETAS)
 def test_linear_vae_is_trained_to_its_closed_form_optimum(linear, axes, beta):
     lam, floor, found = EIGENVALUES[:3], beta * VARIANCE, linear[beta]
@@ -232,6 +233,7 @@ def compiled(name):
     return jax.jit(training.make_train(config_of(objective, model=model)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_learns_and_records_its_terms(name):
     state, history = trained(name)
@@ -270,6 +272,7 @@ def autoencoder():
     return obj.Objective("autoencoder", init, loss, update)
 
 
+@pytest.mark.thorough
 def test_new_family_is_one_objective_and_the_trainer_runs_it():
     config = config_of(autoencoder(), num_steps=40, record_every=10)
     state, history = jax.jit(training.make_train(config))(KEY, pictures())
@@ -289,6 +292,7 @@ def test_training_is_deterministic_in_its_key():
     assert np.abs(other.params["mean"]["kernel"] - first[0].params["mean"]["kernel"]).max() > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["vae", "factor_vae", "vq_vae"])
 def test_init_and_advance_in_pieces_are_bitwise_the_whole_run(name):
     objective, model, _ = FAMILIES[name]
@@ -302,12 +306,14 @@ def test_init_and_advance_in_pieces_are_bitwise_the_whole_run(name):
     assert_bitwise((state, history), trained(name))
 
 
+@pytest.mark.thorough
 def test_history_is_the_mean_over_each_record():
     fine = jax.jit(training.make_train(config_of(record_every=1)))(KEY, pictures())
     means = jax.tree.map(lambda leaf: leaf.reshape(3, 20, *leaf.shape[1:]).mean(axis=1), fine[1])
     assert_close((fine[0], means), trained("vae"))
 
 
+@pytest.mark.thorough
 def test_first_recorded_loss_is_that_of_the_initial_parameters():
     # One image, so that the batch is known; a posterior sample remains, so average it out.
     image = pictures(num=1)
@@ -327,6 +333,7 @@ def test_first_recorded_loss_is_that_of_the_initial_parameters():
     np.testing.assert_allclose(history["reconstruction"][0], np.mean(losses), atol=tolerance)
 
 
+@pytest.mark.thorough
 def test_optimizer_moves_the_parameters_in_proportion_to_its_rate():
     def one_step(learning_rate):
         optimizer = optax.sgd(learning_rate)
@@ -343,6 +350,7 @@ def test_optimizer_moves_the_parameters_in_proportion_to_its_rate():
     assert np.abs(move["mean"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.thorough
 def test_model_and_discriminator_do_not_train_each_other():
     def one_step(gamma, learning_rate):
         objective = obj.factor_vae(gamma, widths=(4,), learning_rate=learning_rate)
@@ -366,6 +374,7 @@ def test_codebook_is_left_to_the_moving_averages():
     np.testing.assert_allclose(state.params["codebook"], sums / counts[:, None], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_training_traces_once_for_all_keys_and_data():
     chex.clear_trace_counter()
     objective = obj.vae()
@@ -390,6 +399,7 @@ def keys_of(num_seeds):
     return jnp.stack([jax.random.key(seed) for seed in range(num_seeds)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 def test_seed_in_a_batch_equals_the_seed_alone(way):
     run = jax.jit(WAYS[way](training.make_train(config_of(FAMILIES["vae"][0]))))
@@ -420,6 +430,7 @@ def test_sharding_uses_every_device_that_has_a_seed():
         assert len(result.sharding.device_set) == num_devices
 
 
+@pytest.mark.thorough
 def test_sharded_states_go_on_from_where_they_were():
     trainer = training.make_trainer(config_of())
     go_on = jax.jit(seeds.shard_seeds(lambda state, data: trainer.advance(state, data, 1)))
@@ -453,6 +464,7 @@ def test_batches_are_drawn_uniformly_and_with_replacement():
     assert np.abs(counts - 1000).max() < 5 * math.sqrt(900)
 
 
+@pytest.mark.thorough
 def test_batches_differ_between_steps_and_between_seeds():
     seen = autoencoder()._replace(
         loss=lambda params, state, trace, images, key: (
@@ -471,6 +483,7 @@ def test_batches_differ_between_steps_and_between_seeds():
     assert len(np.unique(noise.reshape(18, -1), axis=0)) == 18
 
 
+@pytest.mark.thorough
 def test_data_set_is_drawn_like_its_own_samples_and_trains():
     world = vd.sprites(16, num_scales=2, num_orientations=3, num_positions=4)
     chex.assert_trees_all_equal(training.draw_batch(KEY, world, 3), vd.sample_images(KEY, world, 3))
@@ -548,6 +561,7 @@ def test_diagnose_needs_the_axis_of_seeds():
         training.diagnose({"loss": np.ones(3)}, 10)
 
 
+@pytest.mark.thorough
 def test_runs_that_diverge_or_collapse_are_reported_and_their_neighbour_is_not():
     def train(setting, data):
         beta, learning_rate = setting

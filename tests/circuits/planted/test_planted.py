@@ -110,6 +110,7 @@ def test_relu_moments_are_those_of_the_half_normal_and_of_samples():
     np.testing.assert_array_equal(closed_forms.relu_change(first, first, write), 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["0", "1", "3"])
 def test_true_effects_of_every_site_are_those_of_many_patches(name):
     net = network(name)
@@ -119,6 +120,7 @@ def test_true_effects_of_every_site_are_those_of_many_patches(name):
         assert np.all(np.abs(samples[site].mean(1) - true) <= 4.5 * error + 1e-9), site
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["1 gates", "1 saturated"])
 def test_true_effects_of_fixed_inputs_are_exact(name):
     samples = found(name, "patching, both directions").samples
@@ -276,6 +278,7 @@ def recovered(request):
     return net, planted.recover(jax.random.key(7), net, 128, num_flips=999)
 
 
+@pytest.mark.thorough
 def test_what_is_recovered_equals_theory_in_plain_sight_and_in_disguise(recovered):
     net, result = recovered
     truth, agreement = net.truth, planted.recovery_scores(result, net.truth)
@@ -326,12 +329,14 @@ def test_exact_patching_both_ways_finds_every_unit_and_no_distractor(name):
         assert distractors_called(name, "patching, both directions") == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("finder", ["patching, denoising", "patching, noising", "resample index"])
 def test_every_exact_finder_is_perfect_under_disguise(finder):
     assert auroc("1", finder) == 1
     assert distractors_called("1", finder) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["1 gates", pytest.param("1", marks=pytest.mark.slow)])
 def test_edge_patching_finds_every_edge(name):
     edges = network(name).truth.edges
@@ -339,6 +344,7 @@ def test_edge_patching_finds_every_edge(name):
     assert scores.auroc(joined(found_edges, edges), joined(edges, edges)) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "finder", "most"),
     [

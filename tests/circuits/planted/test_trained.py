@@ -48,6 +48,7 @@ def test_squares_are_as_bright_as_their_factors():
     np.testing.assert_allclose(image[:, 7, 0, 0], levels[:, 2] / 3, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_network_that_has_its_circuits_scores_one_and_zero():
     found = trained.measure_alignment(KEY, MODEL, exact_params(), WORLD, GROUPS, num=64)
     for site in GROUPS:

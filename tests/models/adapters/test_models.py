@@ -42,6 +42,7 @@ def plain_gram(case, site, name, unit, x0, x1, eps):
     return decompositions.gram(y00, y11, y01, y10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", CASES)
 def test_model_left_alone_is_bitwise_the_plain_one(family):
     case, x, _, eps, _ = made(family)
@@ -51,6 +52,7 @@ def test_model_left_alone_is_bitwise_the_plain_one(family):
     assert np.std(plain) > 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", [name for name in CASES if name != "scanned"])
 def test_unit_mediation_equals_a_plain_loop(family):
     case, x0, x1, eps, sites = made(family)
@@ -69,6 +71,7 @@ def test_unit_mediation_equals_a_plain_loop(family):
                 np.testing.assert_allclose(got, value, rtol=1e-4, atol=1e-5, err_msg=field)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", CASES)
 def test_layer_with_a_way_round_it_is_no_cut_and_a_bottleneck_is(family):
     case, x0, x1, eps, sites = made(family)
@@ -104,6 +107,7 @@ def test_layer_with_a_way_round_it_is_no_cut_and_a_bottleneck_is(family):
     assert np.sum(np.square(skipped.total_indirect_effect)) > 1e-8 * total
 
 
+@pytest.mark.thorough
 def test_units_of_scanned_layers_equal_a_plain_loop_in_which_the_other_units_follow():
     case, x0, x1, eps, sites = made("scanned")
     name = "encoder/branch"

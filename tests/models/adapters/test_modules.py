@@ -160,6 +160,7 @@ def test_nnx_calls_as_the_caller_says():
     np.testing.assert_allclose(forward(doubled, X, EPS).outputs, 2 * model.block.dense(X))
 
 
+@pytest.mark.thorough
 def test_equinox_sites_are_tree_paths_with_channels_first_and_jit_inside():
     eqx = pytest.importorskip("equinox")
     equinox = pytest.importorskip("vaecausal_jax.models.adapters.equinox")
@@ -201,6 +202,7 @@ def test_equinox_sites_are_tree_paths_with_channels_first_and_jit_inside():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_package_imports_without_equinox_and_says_so_where_it_is_needed():
     code = (
         "import sys; sys.modules['equinox'] = None\n"

@@ -95,6 +95,7 @@ def test_sites_are_listed_with_shapes_in_the_order_of_the_program():
     assert dict(list_sites(forward, W, X, EPS)).keys() == dict(SITES).keys()
 
 
+@pytest.mark.thorough
 def test_left_alone_it_is_bitwise_the_function_eager_jitted_and_batched():
     batch = jnp.stack([X, 2 * X])
     for through in (lambda f: f, jax.jit):
@@ -120,6 +121,7 @@ def test_left_alone_it_keeps_custom_derivatives():
     assert not np.allclose(loss(lambda w: forward(w, X, EPS, inside).outputs)(W), plain)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SITES)
 def test_replacing_a_unit_equals_editing_the_function_by_hand(name):
     got = jax.jit(lambda i: forward(W, X, EPS, i))(vi.set_to(SITES, name, 0.25, unit=1))

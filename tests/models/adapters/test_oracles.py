@@ -53,6 +53,7 @@ def question(double):
     return module, params, x, eps, donor, np.asarray(ours.squared)
 
 
+@pytest.mark.thorough
 def test_penzai_on_the_same_linen_module_gives_the_same_effects(question):
     unflaxify = pytest.importorskip("penzai.toolshed.unflaxify")
     pz = pytest.importorskip("penzai").pz

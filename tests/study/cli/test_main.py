@@ -407,6 +407,7 @@ def test_closed_pipe_ends_the_process_in_whichever_thread_it_is_met(monkeypatch)
     assert ends == [141] * 3
 
 
+@pytest.mark.thorough
 def test_reader_that_goes_away_leaves_no_traceback():
     command = (
         f"{sys.executable} -c 'from vaecausal_jax.study.cli.main import main; main()' --help | true"
@@ -435,6 +436,7 @@ def test_opening_says_what_how_much_where_and_that_it_starts_afresh(tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_long_training_is_timed_before_it_starts_and_leaves_no_trace(tmp_path, monkeypatch):
     config = dataclasses.replace(TINY, num_seeds=1, num_steps=2_000_000)
     plan = plan_study(config, tmp_path)

@@ -47,6 +47,7 @@ def studied(monkeypatch):
     return found
 
 
+@pytest.mark.thorough
 def test_every_model_of_a_study_is_scored_beside_floors_and_ceilings(call, studied):
     code, out, err = call("--study", "any", "--num-images", 120, "--json", *QUICK)
     assert code == 0
@@ -85,6 +86,7 @@ def test_families_can_be_chosen_and_references_left_out(call, studied):
     assert "unknown family 'vea'. Did you mean 'vae'?" in err
 
 
+@pytest.mark.thorough
 def test_the_whole_set_is_every_image_once(studied):
     _, data, trained = studied
     command = MetricsCommand(study="any", num_images=num_images(data))

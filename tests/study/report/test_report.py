@@ -344,6 +344,7 @@ def check_files(folder, path, expected):
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.thorough
 def test_report_writes_every_figure_and_nothing_half_done(trained):
     folder, path, _ = trained
     check_files(folder, path, set(figures.FIGURES) - FEW)
@@ -413,6 +414,7 @@ def test_sentences_are_computed_from_the_effects(trained):
     assert f"{where}: {share}" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("coarse")
 def test_report_of_pretrained_models_has_no_training_curves(tmp_path):
     titles = ("vae", "beta_vae", "factor_vae", "beta_tc_vae")
@@ -426,6 +428,7 @@ def test_report_of_pretrained_models_has_no_training_curves(tmp_path):
     assert "No difference has an interval" in text
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("coarse")
 def test_report_of_six_families_many_seeds_and_latents(tmp_path):
     factors = ("floor", "wall", "object", "scale", "shape", "orientation")
@@ -590,6 +593,7 @@ def test_units_are_sorted_by_dominant_factor_then_strength():
     assert panels.sort_units(table).tolist() == [1, 3, 2, 0]
 
 
+@pytest.mark.thorough
 def test_importing_the_library_does_not_import_the_report():
     code = (
         "import sys, vaecausal_jax; bad = {'matplotlib', 'xarray', 'vaecausal_jax.study.report'};"
