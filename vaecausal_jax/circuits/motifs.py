@@ -104,11 +104,6 @@ def signed_diamonds(first: ArrayLike, second: ArrayLike | None = None) -> tuple[
     return _pairs(positive) + _pairs(negative), incoherent
 
 
-def feed_forward_loops(adjacency: ArrayLike) -> float:
-    """Paths of two edges that one edge skips; C(n, 3) in a transitive tournament of n nodes."""
-    return sum(signed_feed_forward_loops(adjacency))
-
-
 def signed_feed_forward_loops(adjacency: ArrayLike) -> tuple[float, float]:
     """Feed-forward loops whose path has the sign of the edge (coherent), and the opposite one.
 

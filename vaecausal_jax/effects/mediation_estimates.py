@@ -12,12 +12,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects, mediation_shares
+from vaecausal_jax.effects.decompositions import Gram, Mediated, mediation_shares
 from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import (
     Estimate,
     bootstrap_function,
-    bootstrap_mean,
     bootstrap_ratio,
     sign_flip_test,
     sum_clusters,
@@ -167,33 +166,6 @@ def proportion_mediated(
     shares = mediation_shares(gram)
     return bootstrap_ratio(
         key, shares.noising, shares.denominator, intervention=intervention, **options
-    )
-
-
-def estimate_natural_effects(
-    key: Array, effects: NaturalEffects, *, intervention: str, **options: Any
-) -> NaturalEffects:
-    """Means over pairs of effects that were kept whole (``mediate(..., effect=natural)``).
-
-    Args:
-        key: Typed PRNG key.
-        effects: Leaves (mediators, pairs, *outcome).
-        intervention: What was patched, in words.
-        **options: Of ``bootstrap_mean``: level, clusters, interval, ...
-
-    Returns:
-        An ``Estimate`` for each effect, of shape (mediators, *outcome).
-    """
-    return NaturalEffects(
-        *(
-            bootstrap_mean(
-                key,
-                jnp.moveaxis(leaf, 1, -1),
-                intervention=f"{intervention}: {name.replace('_', ' ')}",
-                **options,
-            )
-            for name, leaf in effects._asdict().items()
-        )
     )
 
 

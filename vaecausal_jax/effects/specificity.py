@@ -137,11 +137,6 @@ def noise_specificity(num_factors: int) -> float:
     return float(1 - entropy / math.log(num_factors))
 
 
-def noise_concentration(num_factors: int) -> float:
-    """Expected sum of squared shares of a unit with no effect: 3 / (F + 2)."""
-    return 3.0 / (num_factors + 2)
-
-
 def corrected_specificity(
     key: Array, samples: ArrayLike, *, q: float = 0.05, num_flips: int = 999
 ) -> CorrectedSpecificity:

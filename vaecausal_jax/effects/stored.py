@@ -23,8 +23,8 @@ from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units, unit_patch, unit_starts
 from vaecausal_jax.sweeps.stored import Part
 
-_CHECKED = 128
-"""Pairs or images whose patched activations are compared with natural ones."""
+NUM_CHECKED = 128
+"""Pairs or images whose patched activations are compared with natural ones, by default."""
 
 
 def unit_patching(
@@ -32,6 +32,7 @@ def unit_patching(
     pairs: Pairs,
     *,
     sites: Sequence[str] = (),
+    num_checked: int = NUM_CHECKED,
     sweep: SweepFn = sweep,
 ) -> list[Part]:
     """Every unit of every site patched between paired inputs, denoising and noising.
@@ -40,12 +41,13 @@ def unit_patching(
         net: The network with its parameters.
         pairs: The runs that are compared.
         sites: Which sites; all but the outputs if empty.
+        num_checked: Of how many pairs patched activations are compared with natural ones.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         A part per site, with the inner products of ``Gram``, (unit, pair) each, and
         ``support``: how far out the patched activations lie, see ``support_scores``;
-        (unit, arm, checked pair), for the first 128 pairs. Arm 0 patches the reference, arm 1 the
+        (unit, arm, checked pair). Arm 0 patches the reference, arm 1 the
         target; NaN where a site holds codes, which have no distances.
     """
 
@@ -54,7 +56,10 @@ def unit_patching(
 
         def compute(inputs, index):
             gram = mediation.unit_grams(*_given(net, inputs), name, units=index, sweep=sweep)
-            return {**gram._asdict(), "support": _pair_support(net, name, inputs, index)}
+            return {
+                **gram._asdict(),
+                "support": _pair_support(net, name, inputs, index, num_checked),
+            }
 
         num_units = site.num_parts
         dims = _same_dims(Gram._fields, "unit", "pair")
@@ -198,6 +203,7 @@ def latent_doses(
     eps: Array,
     doses: Sequence[float],
     *,
+    num_checked: int = NUM_CHECKED,
     sweep: SweepFn = sweep,
 ) -> list[Part]:
     """Every latent shifted by every dose, in standard deviations of its aggregate posterior.
@@ -207,12 +213,13 @@ def latent_doses(
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
         doses: The doses.
+        num_checked: Of how many images shifted latents are compared with natural ones.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         One part: ``squared`` |y' - y|^2 and ``signed`` mean pixel change, (point, image), and
         ``support``, how far out the shifted latents lie (``support_scores``), (point,
-        checked image), for the first 128 images; with labels ``latent`` and ``dose``.
+        checked image); with labels ``latent`` and ``dose``.
     """
     check_rows(x=x, eps=eps)
     name = "latent/z"
@@ -240,7 +247,7 @@ def latent_doses(
         points = unit_starts(name, site, units), sizes
         effects = sweep(shifted, points, rows)
         steps = jax.nn.one_hot(units, site.num_units) * (sizes[:, None] * sd[None, :])
-        return {**effects, "support": _shift_support(z[:_CHECKED], steps)}
+        return {**effects, "support": _shift_support(z[:num_checked], steps)}
 
     inputs = {"params": net.params, "x": x, "eps": eps}
     dims = _same_dims(("squared", "signed"), "point", "image") | {"support": ("point", "checked")}
@@ -378,9 +385,11 @@ def _inner_sites(net: BoundModel) -> list[str]:
     return list(net.sites)[:-1]
 
 
-def _pair_support(net: BoundModel, name: str, inputs: Mapping[str, Any], units: Array) -> Array:
+def _pair_support(
+    net: BoundModel, name: str, inputs: Mapping[str, Any], units: Array, num_checked: int
+) -> Array:
     """Support scores of the first pairs with each unit patched, both ways: (units, 2, pairs)."""
-    first = {key: inputs[key][:_CHECKED] for key in ("x0", "x1", "eps")}
+    first = {key: inputs[key][:num_checked] for key in ("x0", "x1", "eps")}
     rows = mediation.paired_rows(*_given(net, {**inputs, **first}), name)
     num = len(rows.natural)
     if not jnp.issubdtype(rows.natural.dtype, jnp.floating):

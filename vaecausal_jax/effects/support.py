@@ -193,6 +193,7 @@ def check_subspace(
     margin: float = 0.05,
     limit: float = 0.5,
     max_probes: int = 32,
+    key: Array | None = None,
 ) -> SubspaceCheck:
     """Compares a subspace patch with a patch of the whole site, and looks for dormant directions.
 
@@ -214,6 +215,7 @@ def check_subspace(
         limit: Share of the effect from dormant directions that is too much.
         max_probes: Derivatives taken a run: of each scalar of the outcome, or of this many random
             sums of them if there are more.
+        key: Typed PRNG key of those sums; always the same ones if None.
 
     Raises:
         ValueError: A basis that does not fit the last axis, or is not of full rank.
@@ -246,7 +248,7 @@ def check_subspace(
     def held(x, eps, site_value):
         return measure(outcome, net(x, eps, patch(net.sites, name, site_value))).reshape(-1)
 
-    probes = _probes(clean[0].size, max_probes)
+    probes = _probes(jax.random.key(0) if key is None else key, clean[0].size, max_probes)
 
     def slopes(x, eps, site_value):
         _, pullback = jax.vjp(lambda value: held(x, eps, value), site_value)
@@ -292,11 +294,11 @@ def _span(gram: Array, tolerance: float) -> Array:
     return jnp.matmul(directions * kept[None, :], directions.T, precision=HIGHEST)
 
 
-def _probes(size: int, most: int) -> Array:
+def _probes(key: Array, size: int, most: int) -> Array:
     """Rows whose squares average to those of all outcomes: the identity, or random signs."""
     if size <= most:
         return jnp.eye(size)
-    return jax.random.rademacher(jax.random.key(0), (most, size), float) / math.sqrt(most)
+    return jax.random.rademacher(key, (most, size), float) / math.sqrt(most)
 
 
 def _over(gap: Array, sd: Array) -> Array:

@@ -250,7 +250,9 @@ def interchange_report(
     num_random: int = 8,
     level: float = 0.95,
 ) -> InterchangeReport:
-    """Finds the part on ``train``, measures agreement on ``test``, and does so thrice in vain.
+    """Finds the part on ``train`` and measures its agreement on ``test``, beside three controls.
+
+    The controls repeat both on an untrained network, with shuffled labels, and with random parts.
 
     Args:
         key: Typed PRNG key.
@@ -274,6 +276,7 @@ def interchange_report(
             raise ValueError(f"give factor_name, one of {readout.names}, with a read-out.")
         position = check_factor(readout, factor_name)
     fit_key, random_key, shuffle_key, boot_key = jax.random.split(key, 4)
+    train_key, test_key = jax.random.split(shuffle_key)
 
     @jax.jit
     def measure(weights, point, inputs):
@@ -294,7 +297,7 @@ def interchange_report(
     point = alignment.fit(fit_key, net.params, train)
     found = measure(net.params, point, test)
     untrained = alignment.fit(fit_key, random_params, train)
-    dealt = [shuffle_labels(k, a) for k, a in ((shuffle_key, train), (boot_key, test))]
+    dealt = [shuffle_labels(k, a) for k, a in ((train_key, train), (test_key, test))]
     shuffled = alignment.fit(fit_key, net.params, dealt[0])
     # One by one, so that everything is measured by one compiled program.
     blind = [
@@ -333,13 +336,13 @@ def interchange_report(
 
 
 def shuffle_labels(key: Array, inputs: Interchanges) -> Interchanges:
-    """The same with sources dealt out anew: what they should give no longer says what they hold."""
+    """The same with sources permuted: labels no longer say what a source holds."""
     order = jax.random.permutation(key, len(inputs.base))
     return inputs._replace(source=inputs.source[order])
 
 
 def aligned_group(sites: Sites, name: str, members: Any) -> Alignment:
-    """Given units of a site, nothing fitted; at random, as many others.
+    """An alignment that fits nothing: the units given, and as many random ones for comparison.
 
     Args:
         sites: The model's sites.

@@ -24,6 +24,7 @@ from vaecausal_jax.data import (
     sprites,
 )
 from vaecausal_jax.errors import unknown_choice
+from vaecausal_jax.inference.estimate import least_replicates
 from vaecausal_jax.models import Model, burgess_vae, conv_vae, pretrained
 from vaecausal_jax.training import objectives
 from vaecausal_jax.training.trainer import TrainConfig
@@ -76,6 +77,9 @@ class StudyConfig:
         doses: Sizes of the shifts of a latent, in standard deviations of its aggregate posterior;
             each is given with both signs.
         mediation_outcome: ``logits`` (near linear, nothing saturates) or ``image``.
+        num_replicates: Bootstrap replicates behind each interval.
+        num_factor_replicates: Those behind the tensors of factor by factor by unit, which are many.
+        num_shuffles: Shuffles of the factors behind the chance level of each score.
     """
 
     name: str
@@ -102,6 +106,9 @@ class StudyConfig:
     num_score_images: int = 6000
     doses: tuple[float, ...] = (0.5, 1.0, 2.0)
     mediation_outcome: str = "logits"
+    num_replicates: int = 400
+    num_factor_replicates: int = 200
+    num_shuffles: int = 1
 
 
 PRESETS: dict[str, StudyConfig] = {
@@ -196,6 +203,13 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         raise ValueError(
             f"num_unit_images {config.num_unit_images} must be from 8 to num_images "
             f"{config.num_images}."
+        )
+    least = least_replicates(0.95)
+    if min(config.num_replicates, config.num_factor_replicates) < least or config.num_shuffles < 1:
+        raise ValueError(
+            f"num_replicates {config.num_replicates} and num_factor_replicates "
+            f"{config.num_factor_replicates} must be at least {least}, num_shuffles "
+            f"{config.num_shuffles} at least 1."
         )
     sizes = (0.0, *config.doses)
     if not config.doses or any(b <= a for a, b in itertools.pairwise(sizes)):

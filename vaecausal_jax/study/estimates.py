@@ -22,8 +22,6 @@ from vaecausal_jax.training.trainer import ACTIVE_KL
 
 Arrays = dict[str, np.ndarray]
 
-NUM_REPLICATES = 400
-
 
 class Estimates(NamedTuple):
     """Every estimate of a study, leading axis of models; computed once, tabulated twice.
@@ -114,12 +112,12 @@ def unit_estimates(config: StudyConfig, data: Dataset, part: Arrays) -> dict[str
 
     def share(numerator: np.ndarray, intervention: str) -> Estimate:
         return inference.bootstrap_ratio(
-            key, numerator, total, intervention=intervention, num_replicates=NUM_REPLICATES
+            key, numerator, total, intervention=intervention, num_replicates=config.num_replicates
         )
 
     def mean(samples: np.ndarray, intervention: str, null: float = 0.0) -> Estimate:
         return inference.bootstrap_mean(
-            key, samples, intervention=intervention, null=null, num_replicates=NUM_REPLICATES
+            key, samples, intervention=intervention, null=null, num_replicates=config.num_replicates
         )
 
     spread = np.broadcast_to(part["resample_spread"][:, None], part["resample_squared"].shape)
@@ -133,7 +131,7 @@ def unit_estimates(config: StudyConfig, data: Dataset, part: Arrays) -> dict[str
             part["resample_squared"],
             2.0 * spread,
             intervention="units redrawn from another image",
-            num_replicates=NUM_REPLICATES,
+            num_replicates=config.num_replicates,
         ),
         "read": mean(part["read"], "change of units, in SD, as one factor grows"),
         "write": mean(part["written"], "units raised by one SD, change of factors read off, in SD"),
@@ -170,7 +168,7 @@ def latent_estimates(
         samples = StrengthSamples(
             **{"nats": None, **fields, "doses": doses, "num_outputs": num_outputs}
         )
-        return estimate_strengths(key, samples, num_replicates=NUM_REPLICATES, **options)
+        return estimate_strengths(key, samples, num_replicates=config.num_replicates, **options)
 
     sizes = np.asarray(config.doses)
     found: dict[str, list[Estimate]] = {}
@@ -207,7 +205,7 @@ def latent_estimates(
     }
     return {name: Estimate.stack(estimates) for name, estimates in found.items()} | {
         name: inference.bootstrap_mean(
-            key, arrays["latent"][field], intervention=what, num_replicates=NUM_REPLICATES
+            key, arrays["latent"][field], intervention=what, num_replicates=config.num_replicates
         )
         for name, (field, what) in gaps.items()
     }
@@ -310,7 +308,7 @@ def _modularity(config: StudyConfig, changes: np.ndarray, where: str) -> EffectM
         jax.random.fold_in(jax.random.key(config.seed), 7),
         changes,
         intervention=f"latents redrawn, {where} activations",
-        num_replicates=NUM_REPLICATES,
+        num_replicates=config.num_replicates,
     )
 
 

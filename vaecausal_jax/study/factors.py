@@ -127,7 +127,7 @@ def factor_effects(
         units["mediated"],
         intervention="a unit of the target run patched from the reference, read-outs in SD",
         delta=MIN_EFFECT,
-        num_replicates=200,
+        num_replicates=config.num_factor_replicates,
     )
     ends = np.cumsum([part["written"].shape[1] for part in sites.values()])[:-1]
     of_sites = dict(zip(sites, np.split(mediated.filtered, ends), strict=True))

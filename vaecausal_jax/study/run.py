@@ -127,7 +127,7 @@ def plan_study(
     folder = pathlib.Path(folder)
     data = dataset(config, data_path)
     spec = {
-        "config": as_json(config),
+        "config": _measured(config),
         "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
     }
     with entered_by_first(run_lock(folder)):
@@ -147,6 +147,18 @@ def plan_study(
         ),
         len(measurements(config, model)),
     )
+
+
+def _measured(config: StudyConfig) -> dict[str, Any]:
+    """What determines a study's measurements: all but what is done with them afterwards.
+
+    Shuffles are named only where they are not one, the number in folders from before the field.
+    """
+    values = as_json(config)
+    del values["num_replicates"], values["num_factor_replicates"]
+    if config.num_shuffles == 1:
+        del values["num_shuffles"]
+    return values
 
 
 def run_plan(plan: Plan, *, progress: Progress = lambda what, done, total: None) -> Study:
@@ -235,7 +247,7 @@ def train_all(
     params, labels, verdicts, histories = [], [], [], {}
     for family in config.families:
         title = family_title(family)
-        spec = {**as_json(config), "families": dataclasses.asdict(family)}
+        spec = {**_measured(config), "families": dataclasses.asdict(family)}
         for irrelevant in (
             "name",
             "num_images",
@@ -244,8 +256,9 @@ def train_all(
             "num_score_images",
             "doses",
             "mediation_outcome",
+            "num_shuffles",
         ):
-            del spec[irrelevant]
+            spec.pop(irrelevant, None)
         checkpoints = store.checkpoint_folder(folder, title)
         state, history = train_resumably(
             train_config(config, family, num_images(data), model),
@@ -334,6 +347,7 @@ def score_all(
             jax.random.fold_in(jax.random.key(config.seed), 6),
             codes["mean"],
             np.asarray(inputs.score_factors),
+            num_shuffles=config.num_shuffles,
             progress=functools.partial(progress, "score codes"),
         )
         parts.write("scores", scores)

@@ -25,14 +25,13 @@ SCORES = (
 )
 """Which of ``metrics.METRICS`` a study computes."""
 
-NUM_SHUFFLES = 1
-
 
 def score_models(
     key: Array,
     codes: np.ndarray,
     factors: np.ndarray,
     *,
+    num_shuffles: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
     """Scores the codes of every model.
@@ -41,6 +40,7 @@ def score_models(
         key: Typed PRNG key, the same for all models, so that they share votes and shuffles.
         codes: Posterior means, (models, images, latents).
         factors: Factor levels of the images, (images, factors).
+        num_shuffles: Shuffles behind each chance level.
         progress: Called as (models done, models in all).
 
     Returns:
@@ -53,14 +53,16 @@ def score_models(
         progress(done, len(codes))
         if not float(np.abs(model_codes).max(initial=0)) < GREATEST_CODE:  # NaN is not less.
             continue
-        for name, value in _score(key, model_codes, factors).items():
+        for name, value in _score(key, model_codes, factors, num_shuffles).items():
             columns.setdefault(name, np.full(len(codes), np.nan))[done] = value
     progress(len(codes), len(codes))
     return columns
 
 
-def _score(key: Array, codes: np.ndarray, factors: np.ndarray) -> dict[str, float]:
-    suite = score_suite(key, codes, factors, SCORES, num_replicates=0, num_shuffles=NUM_SHUFFLES)
+def _score(
+    key: Array, codes: np.ndarray, factors: np.ndarray, num_shuffles: int
+) -> dict[str, float]:
+    suite = score_suite(key, codes, factors, SCORES, num_replicates=0, num_shuffles=num_shuffles)
     values = {}
     for metric, estimates in suite:
         for label, estimate in estimates.items():

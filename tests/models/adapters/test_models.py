@@ -189,7 +189,7 @@ def test_feed_forward_loop_of_two_latents_has_a_direct_and_an_indirect_path():
     assert wires.parents["decoder/mix"] == ("latent/top", "latent/bottom")
     adjacency = [[n in wires.parents[target] for target in names] for n in names]
     # low -> top -> bottom <- low, and top -> bottom -> mix <- top.
-    assert motifs.feed_forward_loops(np.array(adjacency)) == 2
+    assert sum(motifs.signed_feed_forward_loops(np.array(adjacency))) == 2
 
     def outcome(top_of_prior, top_of_mix, run):
         """By hand: which run each reader of the top latent sees."""
