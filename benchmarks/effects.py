@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from benchmarks.sweep import MatrixProducts, over_all_units, patch_flops, progress, swept_sites
 from vaecausal_jax import inference, models
 from vaecausal_jax.data import factor_names, images, minimal_levels, shapes3d_standin
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import decompositions, mediation, mediation_estimates, strengths
 from vaecausal_jax.sweeps.grid import sweep
 
@@ -119,11 +119,8 @@ class Strengths:
             def family(donor, base):
                 samples = strengths.strength_samples(
                     model.bind(params),
+                    Runs(x, eps, {"latent/z": donor}, {"latent/z": base}),
                     "latent/z",
-                    x,
-                    eps,
-                    donor,
-                    base=base,
                     divergence=strengths.bernoulli_nats,
                 )
                 # What is no array of the program is put back outside.

@@ -36,7 +36,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from vaecausal_jax import interventions as iv
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import mediation, mediators, unit_effects
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Site, Sites, Tape
@@ -446,7 +446,7 @@ METHODS: dict[str, Method] = {
         whole_sweep(
             lambda net, s: (
                 unit_effects.resample_effects(
-                    net.bound, X, EPS, {"h": jnp.asarray(s.donor)}
+                    net.bound, Runs(X, EPS, {"h": jnp.asarray(s.donor)})
                 ).values.squared
             )
         ),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import interventions as vi
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import decompositions, mediation, unit_effects
 from vaecausal_jax.inference import bootstrap_ratio
 from vaecausal_jax.interventions import BoxPatch
@@ -78,7 +78,7 @@ def test_total_index_of_tiny_and_huge_outcomes_is_the_same_or_nan_with_a_reason(
     def index(size):
         forward, sites = linear(size)
         found = unit_effects.resample_effects(
-            BoundModel(forward, None, sites), X0, EPS, {"h": X1}
+            BoundModel(forward, None, sites), Runs(X0, EPS, {"h": X1})
         ).values
         return bootstrap_ratio(KEY, *unit_effects.total_index(found), intervention="resample")
 

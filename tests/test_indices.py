@@ -12,7 +12,7 @@ from vaecausal_jax import interventions
 from vaecausal_jax.circuits import stability
 from vaecausal_jax.circuits.planted import network
 from vaecausal_jax.data import dataset, sprites
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import attribution, mediation, shapley, support, unit_effects
 from vaecausal_jax.factors import factor_effects, interchange
 from vaecausal_jax.indices import as_indices, as_mask, check_index
@@ -104,7 +104,7 @@ SEVERAL = {
     "unit_grams(units)": lambda given: mediation.unit_grams(*RUNS, units=given),
     "unit_mediation(sites)": lambda given: mediation.unit_mediation(*RUNS[:2], {"h": given}).values,
     "resample_effects(sites)": lambda given: (
-        unit_effects.resample_effects(NET, X0, EPS, {"h": X1}, {"h": given}).values
+        unit_effects.resample_effects(NET, Runs(X0, EPS, {"h": X1}), {"h": given}).values
     ),
     "UnitTable.sel": lambda given: (
         mediation.unit_mediation(*RUNS[:2], "h").sel({"h": given}).values

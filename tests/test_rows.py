@@ -8,7 +8,7 @@ import pytest
 from public_api import public_functions
 
 from vaecausal_jax import models
-from vaecausal_jax.data.pairs import Pairs, check_pairs
+from vaecausal_jax.data.pairs import Pairs, Runs, check_pairs
 from vaecausal_jax.effects import attribution, mediators
 from vaecausal_jax.interventions.sites import outputs
 from vaecausal_jax.rows import check_rows
@@ -27,7 +27,7 @@ NET = MODEL.bind(PARAMS)
 METRIC = lambda y, row: jnp.sum(y)  # noqa: E731
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
-RUN_ARGUMENTS = ("x", "eps", "other_eps", "donor", "donors", "base", "pairs")
+RUN_ARGUMENTS = ("x", "eps", "other_eps", "donor", "base", "pairs", "runs")
 """Parameters with a leading axis of runs."""
 
 PAIRS = Pairs(X0, X1, EPS)
@@ -47,7 +47,7 @@ BY_NAME = {
     "x": X0,
     "pairs": PAIRS,
     "eps": EPS,
-    "donors": {"latent/z": DONOR},
+    "runs": Runs(X0, EPS, {"latent/z": DONOR}, {"latent/z": DONOR}),
     "other_eps": OTHER_EPS,
     "donor": DONOR,
     "base": None,
@@ -64,16 +64,18 @@ BY_NAME = {
 }
 """What a function is called with where it must be given an argument of this name."""
 
+X_VQ, EPS_VQ = jax.random.uniform(jax.random.key(1), (RUNS, 8, 8, 1)), jnp.zeros((RUNS, 0))
+OF_CODES = {"latent/codes": jnp.zeros((RUNS, 4, 4), int)}
 VQ_INPUTS = {
     "net": VQ.bind(VQ.init(jax.random.key(0))),
     "name": "latent/codes",
-    "x": jax.random.uniform(jax.random.key(1), (RUNS, 8, 8, 1)),
-    "eps": jnp.zeros((RUNS, *VQ.noise_shape)),
+    "x": X_VQ,
+    "eps": EPS_VQ,
     "num_codes": 3,
     "doses": jnp.ones(1),
 }
 OTHERS = {
-    "effects.codes.code_effects": VQ_INPUTS | {"donor": jnp.zeros((RUNS, 4, 4), int)},
+    "effects.codes.code_effects": VQ_INPUTS | {"runs": Runs(X_VQ, EPS_VQ, OF_CODES, OF_CODES)},
     "effects.codes.crossing_rates": VQ_INPUTS,
     "circuits.by_factor.factor_circuits": {"pairs": {"scale": PAIRS}},
     "effects.unit_effects.shift_effects": {"doses": {"latent/z": jnp.ones(LATENTS)}},
@@ -119,7 +121,13 @@ def one_shorter(name, value):
         return {end: value._replace(**{end: array}) for end, array in cut.items()}
     if name == "pairs":
         return {end: {"scale": short} for end, short in one_shorter(name, value["scale"]).items()}
-    return {"donor" if name == "donors" else name: jax.tree.map(lambda a: a[:-1], value)}
+    if isinstance(value, Runs):
+        words = {"x": "x", "eps": "eps", "donors": "donor", "base": "base"}
+        return {
+            word: value._replace(**{field: jax.tree.map(lambda a: a[:-1], getattr(value, field))})
+            for field, word in words.items()
+        }
+    return {name: jax.tree.map(lambda a: a[:-1], value)}
 
 
 ENDS = ("x0", "x1", "eps")
@@ -129,7 +137,7 @@ def batched():
     found = {}
     for name, function in public_functions().items():
         parameters = inspect.signature(function).parameters
-        takes_runs = {"x", "eps"} <= set(parameters) or "pairs" in parameters
+        takes_runs = {"x", "eps"} <= set(parameters) or {"pairs", "runs"} & set(parameters)
         if takes_runs and name not in OF_ONE_RUN | OF_NO_RUN and "planted" not in name:
             found[name] = function
     return found

@@ -15,7 +15,7 @@ from vaecausal_jax import (
     sweeps,
     training,
 )
-from vaecausal_jax.data import Pairs
+from vaecausal_jax.data import Pairs, Runs
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.sites import Site, Sites, Tape, Trace, list_sites
@@ -34,6 +34,7 @@ __all__ = [
     "Model",
     "Pairs",
     "Rows",
+    "Runs",
     "Site",
     "Sites",
     "Tape",

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import unit_effects
 
 
@@ -52,9 +53,7 @@ def run(config: Config, weight: float) -> dict[str, np.ndarray]:
         ):
             swept = unit_effects.resample_effects(
                 model.bind(params),
-                x,
-                eps,
-                {site: values},
+                Runs(x, eps, {site: values}),
                 outcome=lambda trace: jax.nn.sigmoid(trace.outputs),
             ).values
             found.append(ratio(*unit_effects.total_index(swept)))

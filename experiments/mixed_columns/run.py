@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import unit_effects
 from vaecausal_jax.training import objectives
 
@@ -84,9 +85,7 @@ def main() -> None:
             part = slice(int(stop) - column.width, int(stop))
             swept = unit_effects.resample_effects(
                 model.bind(params),
-                x,
-                eps,
-                {"latent/z": donor},
+                Runs(x, eps, {"latent/z": donor}),
                 outcome=lambda trace, part=part: by_column(trace)[part],
             ).values
             indices.append(ratio(*unit_effects.total_index(swept)))

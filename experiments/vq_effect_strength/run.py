@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects.codes import code_effects, crossing_rates
 from vaecausal_jax.inference import Estimate, over_seeds
 from vaecausal_jax.training.seeds import fastest_over_seeds
@@ -142,9 +143,7 @@ def measure_codes(config: Config, model: vj.Model, params, x):
     donor = jnp.roll(codes, 1, axis=0)
     redrawn = code_effects(
         model.bind(params),
-        x,
-        eps,
-        donor,
+        Runs(x, eps, {"latent/codes": donor}),
         num_codes=config.num_codes,
         outcome=image,
     )
@@ -172,7 +171,7 @@ def measure_latents(config: Config, model: vj.Model, params, x):
         return found.squared.mean() / variance
 
     redrawn = vj.effects.resample_effects(
-        model.bind(params), x, eps, {"latent/z": jnp.roll(z, 1, axis=0)}, outcome=image
+        model.bind(params), Runs(x, eps, {"latent/z": jnp.roll(z, 1, axis=0)}), outcome=image
     ).values
     return {
         "shift_index": jax.lax.map(at_dose, jnp.array(config.doses)),

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import vaecausal_jax as vj
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import unit_effects
 
 
@@ -61,9 +62,7 @@ def main() -> None:
             lambda params, donor, site=site: (
                 unit_effects.resample_effects(
                     model.bind(params),
-                    x,
-                    eps,
-                    {site: donor},
+                    Runs(x, eps, {site: donor}),
                     outcome=lambda t: jax.nn.sigmoid(t.outputs),
                 ).values
             )

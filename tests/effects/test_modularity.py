@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import modularity as em
 from vaecausal_jax.effects import unit_effects
 from vaecausal_jax.effects.specificity import specificity as indices
@@ -114,7 +115,10 @@ def test_changes_are_those_of_patching_one_latent_at_a_time(run):
     params, x, eps, donor = run
     sites = MODEL.sites
     found = em.activation_changes(
-        BoundModel(MODEL.forward, params, sites), "latent/z", "decoder/dense0", x, eps, donor
+        BoundModel(MODEL.forward, params, sites),
+        Runs(x, eps, {"latent/z": donor}),
+        "latent/z",
+        "decoder/dense0",
     )
     assert found.shape == (3, 8, 5)
     dense = params["decoder"]["dense0"]
@@ -131,11 +135,11 @@ def test_changes_are_those_of_patching_one_latent_at_a_time(run):
 
 def test_trap_5_the_encoder_of_the_same_pass_is_refused_and_re_encoding_changes(run):
     params, x, eps, donor = run
-    arguments = MODEL.bind(params), "latent/z"
+    net, runs = MODEL.bind(params), Runs(x, eps, {"latent/z": donor})
     with pytest.raises(ValueError, match="'encoder/dense0' is not after 'latent/z'.*re-encode"):
-        em.activation_changes(*arguments, "encoder/dense0", x, eps, donor)
+        em.activation_changes(net, runs, "latent/z", "encoder/dense0")
     read = em.reencoded(MODEL.bind(params), "encoder/dense0", jnp.zeros(3))
-    found = em.activation_changes(*arguments, read, x, eps, donor)
+    found = em.activation_changes(net, runs, "latent/z", read)
     assert found.shape == (3, 8, 6)
     assert np.abs(found).max(axis=(1, 2)).min() > 0
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from vaecausal_jax import interventions as vi
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import decompositions, mediation, mediators, strengths
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
@@ -231,7 +231,7 @@ def test_indices_of_salibs_own_samples_are_those_of_salib():
     eps = jnp.zeros((2048, 0))
     sites = list_sites(decoder, None, base[0], eps[0])
     found = strengths.strength_samples(
-        BoundModel(decoder, None, sites), "z", base, eps, donor, doses=()
+        BoundModel(decoder, None, sites), Runs(base, eps, {"z": donor}), "z", doses=()
     )
     of_both = np.concatenate([y[::5], y[4::5]]).var()
     np.testing.assert_allclose(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import codes as code_effects
 from vaecausal_jax.effects import strengths, unit_effects
 from vaecausal_jax.interventions.bound import BoundModel
@@ -32,7 +33,7 @@ def prior_samples(forward, params, num_latents, num=NUM, **options):
     eps = jnp.zeros((num, 0))
     sites = list_sites(forward, params, base[0], eps[0])
     return strengths.strength_samples(
-        BoundModel(forward, params, sites), "z", base, eps, donor, **options
+        BoundModel(forward, params, sites), Runs(base, eps, {"z": donor}), "z", **options
     )
 
 
@@ -203,9 +204,10 @@ def uniform_strengths(forward, num_latents, low, high):
     )
     eps = jnp.zeros((len(base), 0))
     sites = list_sites(forward, None, base[0], eps[0])
-    return strengths.effect_strengths(
-        KEY, BoundModel(forward, None, sites), "z", base, eps, donor, doses=(), num_replicates=100
+    samples = strengths.strength_samples(
+        BoundModel(forward, None, sites), Runs(base, eps, {"z": donor}), "z", doses=()
     )
+    return strengths.estimate_strengths(KEY, samples, intervention="redrawn", num_replicates=100)
 
 
 @pytest.mark.thorough
@@ -239,7 +241,10 @@ def test_channels_are_shifted_and_redrawn_whole_and_positions_count_for_support(
     base, donor = jax.random.normal(jax.random.key(2), (2, 50, 2, 2, 3))
     sites = list_sites(forward, None, base[0], jnp.zeros(0))
     found = strengths.strength_samples(
-        BoundModel(forward, None, sites), "z", base, jnp.zeros((50, 0)), donor, doses=(1.0,)
+        BoundModel(forward, None, sites),
+        Runs(base, jnp.zeros((50, 0)), {"z": donor}),
+        "z",
+        doses=(1.0,),
     )
     sd = np.asarray(base).std((0, 1, 2))
     np.testing.assert_allclose(found.unit_sd, sd, rtol=1e-5)
@@ -318,7 +323,7 @@ def test_codes_redrawn_by_position_value_and_map_have_the_total_index_of_theory(
     # T26: positions are independent and alike: half each, one together.
     sites, x, eps, donor, own = codes
     found = code_effects.code_effects(
-        BoundModel(quantised, BOOK, sites), x, eps, donor, num_codes=3
+        BoundModel(quantised, BOOK, sites), Runs(x, eps, {"latent/codes": donor}), num_codes=3
     )
     for part, expected in ((found.position, [0.5, 0.5]), (found.whole, [1.0])):
         value, tolerance = index(part)
@@ -356,49 +361,66 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
     [
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/codes", x, e, jnp.zeros((3, 2), jnp.int32)
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/codes": jnp.zeros((3, 2), jnp.int32)}),
+                "latent/codes",
             ),
             "has no units; for VQ codes use code_effects",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, doses=(1.0, 0.5)
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/pre": x}),
+                "latent/pre",
+                doses=(1.0, 0.5),
             ),
             r"positive and increasing, got \[1.0, 0.5\]",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, doses=(0.0, 0.5)
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/pre": x}),
+                "latent/pre",
+                doses=(0.0, 0.5),
             ),
             "positive and increasing",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x[:2]
+                BoundModel(quantised, BOOK, s), Runs(x, e, {"latent/pre": x[:2]}), "latent/pre"
             ),
             "donor has 2",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, readout=jnp.sum
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/pre": x}),
+                "latent/pre",
+                readout=jnp.sum,
             ),
             r"readout must return \(read-outs,\), got \(\)",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/pre", x, e, x, unit_sd=jnp.ones(2)
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/pre": x}),
+                "latent/pre",
+                unit_sd=jnp.ones(2),
             ),
             r"unit_sd has shape \(2,\), expected \(1,\)",
         ),
         (
             lambda s, x, e: strengths.strength_samples(
-                BoundModel(quantised, BOOK, s), "latent/prey", x, e, x
+                BoundModel(quantised, BOOK, s), Runs(x, e, {"latent/prey": x}), "latent/prey"
             ),
             "unknown site 'latent/prey'.*Did you mean 'latent/pre'",
         ),
         (
             lambda s, x, e: code_effects.code_effects(
-                BoundModel(quantised, BOOK, s), x, e, x, num_codes=3, name="latent/pre"
+                BoundModel(quantised, BOOK, s),
+                Runs(x, e, {"latent/pre": x}),
+                num_codes=3,
+                name="latent/pre",
             ),
             "expected integer codes",
         ),

@@ -10,6 +10,7 @@ import pytest
 
 from vaecausal_jax import interventions as vi
 from vaecausal_jax import models
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import unit_effects as effects
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
@@ -36,7 +37,7 @@ def prior_effects(forward, params, num_latents, num=NUM, **options):
     sites = list_sites(forward, params, x[0], eps[0])
     base, donor = jax.random.normal(jax.random.key(0), (2, num, num_latents))
     return effects.resample_effects(
-        BoundModel(forward, params, sites), x, eps, {"z": donor}, base={"z": base}, **options
+        BoundModel(forward, params, sites), Runs(x, eps, {"z": donor}, {"z": base}), **options
     ).values
 
 
@@ -92,7 +93,7 @@ def test_total_index_of_gates_is_that_of_their_four_states(gate, index):
     eps = jnp.zeros((16, 0))
     sites = list_sites(forward, None, base[0], eps[0])
     made = effects.resample_effects(
-        BoundModel(forward, None, sites), base, eps, {"z": donor}
+        BoundModel(forward, None, sites), Runs(base, eps, {"z": donor})
     ).values
     numerator, denominator = effects.total_index(made)
     # The spread is unbiased for a random sample; of an enumeration the plain variance is exact.
@@ -145,7 +146,7 @@ def test_shifts_within_a_voronoi_cell_have_no_effect_and_codes_have_all_of_it():
     assert moved.squared.mean() > 0
     donor = donors.astype(jnp.int32)
     resampled = effects.resample_effects(
-        BoundModel(vq_toy, BOOK, sites), x, eps, {"codes": donor}
+        BoundModel(vq_toy, BOOK, sites), Runs(x, eps, {"codes": donor})
     ).values
     assert resampled.squared.shape == (1, 4000)
     assert_index(resampled, 1.0)
@@ -225,12 +226,12 @@ def test_resample_effects_of_natural_and_of_held_values_equal_the_loop(run):
     def patched(i, u):
         return vi.patch(sites, "latent/z", donor[i], unit=u)
 
-    arguments = MODEL.bind(params), x, eps, {"latent/z": donor}
+    net, donors = MODEL.bind(params), {"latent/z": donor}
     natural, _ = loop(run, [lambda i, u=u: patched(i, u) for u in range(3)])
-    made = effects.resample_effects(*arguments).values
+    made = effects.resample_effects(net, Runs(x, eps, donors)).values
     np.testing.assert_allclose(effects.paper_effect_strength(made), natural, rtol=1e-4)
 
-    made = effects.resample_effects(*arguments, base={"latent/z": base}).values
+    made = effects.resample_effects(net, Runs(x, eps, donors, {"latent/z": base})).values
     for u in range(3):
         for i in range(4):
             held = vi.patch(sites, "latent/z", base[i])
@@ -244,7 +245,7 @@ def test_an_image_as_its_own_donor_has_no_effect(run):
     params, x, eps = run
     donor = jax.vmap(MODEL.forward, (None, 0, 0))(params, x, eps).activations["latent/z"]
     made = effects.resample_effects(
-        MODEL.bind(params), x, eps, {"latent/z": donor}, base={"latent/z": donor}
+        MODEL.bind(params), Runs(x, eps, {"latent/z": donor}, {"latent/z": donor})
     ).values
     np.testing.assert_array_equal(made.squared, 0)
     chex.assert_tree_all_finite(effects.total_index(made))
@@ -277,17 +278,22 @@ def test_effective_units_of_equal_shares_is_their_number(convert):
             r"dose has shape \(\)",
         ),
         (
-            lambda *run: effects.resample_effects(*run, {"latent/z": jnp.ones((4, 1))}),
+            lambda net, x, eps: effects.resample_effects(
+                net, Runs(x, eps, {"latent/z": jnp.ones((4, 1))})
+            ),
             r"donor has shape \(1,\), expected \(3,\)",
         ),
         (
-            lambda *run: effects.resample_effects(
-                *run, {"latent/z": jnp.ones((4, 3))}, base={"latent/z": jnp.ones((4, 1))}
+            lambda net, x, eps: effects.resample_effects(
+                net,
+                Runs(x, eps, {"latent/z": jnp.ones((4, 3))}, {"latent/z": jnp.ones((4, 1))}),
             ),
             r"base has shape \(1,\), expected \(3,\)",
         ),
         (
-            lambda *run: effects.resample_effects(*run, {"latent/zz": jnp.ones((4, 3))}),
+            lambda net, x, eps: effects.resample_effects(
+                net, Runs(x, eps, {"latent/zz": jnp.ones((4, 3))})
+            ),
             "unknown site 'latent/zz'.*Did you mean 'latent/z'",
         ),
     ],

@@ -212,10 +212,8 @@ ARGUMENTS: dict[str, Callable[[Edge], Any]] = {
     "estimate_strengths.samples": strength_samples,
     "readout_confusion.changes": lambda e: np.moveaxis(e.rows(2, 2), 2, 1),
     "effect_graph.x": images,
-    "effect_strengths.x": images,
     "bootstrap_function.denominator": lambda e: e.weights,
     "unit_roles.interactions": lambda e: e.rows(2),
-    "effect_strengths.doses": lambda e: (),
 }
 """How an argument of a name is made of the data; that of a single function by both names."""
 

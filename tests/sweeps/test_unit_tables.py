@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax import effects, models
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects.decompositions import mediation_shares
 from vaecausal_jax.effects.mediation import unit_grams
 from vaecausal_jax.inference import Estimate, bootstrap_mean
@@ -94,12 +94,14 @@ def test_sites_are_chosen_by_name_by_pattern_and_by_unit(net, pairs, whole):
 def test_resampling_takes_the_donors_of_every_site(net, pairs):
     x, eps = pairs.x0, pairs.eps
     donors = jax.vmap(net)(pairs.x1, pairs.eps).activations
-    found = effects.resample_effects(net, x, eps, donors)
+    found = effects.resample_effects(net, Runs(x, eps, donors))
     assert list(found.sites) == INNER
-    alone = effects.resample_effects(net, x, eps, {"latent/z": donors["latent/z"]})
+    alone = effects.resample_effects(net, Runs(x, eps, {"latent/z": donors["latent/z"]}))
     np.testing.assert_allclose(found.sel("latent/z").values.squared, alone.values.squared)
-    with pytest.raises(ValueError, match="donors have no values of site 'decoder/dense0'"):
-        effects.resample_effects(net, x, eps, {"latent/z": donors["latent/z"]}, "decoder/dense0")
+    with pytest.raises(ValueError, match="unknown site among the donors 'decoder/dense0'"):
+        effects.resample_effects(
+            net, Runs(x, eps, {"latent/z": donors["latent/z"]}), "decoder/dense0"
+        )
 
 
 def test_models_under_vmap_are_a_leading_axis_and_are_taken_apart_first(pairs):

@@ -1,7 +1,7 @@
 """Image worlds with known causes: what a data set is, the published sets, and their stand-ins.
 
-``dataset`` holds the interface and all that is generic over it, ``pairs`` two runs that are
-compared, ``designs`` says which rows of
+``dataset`` holds the interface and all that is generic over it, ``pairs`` the runs that
+questions are asked on, ``designs`` says which rows of
 factors to look at, ``splits`` which combinations are set aside. ``sprites`` is a smooth world drawn
 at any size, ``dsprites`` the published images, redrawn or read from their archive. ``shapes3d``,
 ``mpi3d``, ``smallnorb`` and ``celeba`` open the published files, with images read when they are
@@ -39,7 +39,7 @@ from vaecausal_jax.data.designs import (
 from vaecausal_jax.data.dsprites import DSprites, cached_dsprites, dsprites_exact, load_dsprites
 from vaecausal_jax.data.mpi3d import load_mpi3d
 from vaecausal_jax.data.mpi3d_standin import MPI3DStandIn, mpi3d_standin
-from vaecausal_jax.data.pairs import Pairs, minimal_pairs
+from vaecausal_jax.data.pairs import Pairs, Runs, minimal_pairs
 from vaecausal_jax.data.shapes3d import load_shapes3d
 from vaecausal_jax.data.shapes3d_standin import Shapes3DStandIn, shapes3d_standin
 from vaecausal_jax.data.smallnorb import load_smallnorb
@@ -56,6 +56,7 @@ __all__ = [
     "MPI3DStandIn",
     "MatchedPairs",
     "Pairs",
+    "Runs",
     "Shapes3DStandIn",
     "Split",
     "Sprites",

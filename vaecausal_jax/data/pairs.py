@@ -1,12 +1,13 @@
-"""Two runs that are compared: what every function takes that asks what a change of input does."""
+"""What questions are asked on: two runs that are compared, and runs whose values are redrawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vaecausal_jax.data.dataset import Dataset, images, minimal_levels
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.rows import check_rows
 
 
@@ -50,6 +51,36 @@ class Pairs(NamedTuple):
         """Reference and target exchanged, so that every change is undone."""
         change = None if self.change is None else -self.change
         return Pairs(self.x1, self.x0, self.eps, self.factors1, self.factors0, change)
+
+
+class Runs(NamedTuple):
+    """Runs whose units are redrawn, and the values that they are redrawn from.
+
+    Attributes:
+        x: Inputs, (images, ...).
+        eps: Noise, (images, ...), shared by all arms of an image.
+        donors: Site to values, (images, *site shape), independent of the base row by row: draws
+            from the prior at a latent, or the activations of runs on other images.
+        base: Site to the values that it is held at in all arms, (images, *site shape); None, or no
+            entry, for natural ones.
+    """
+
+    x: Any
+    eps: Any
+    donors: Mapping[str, Any]
+    base: Mapping[str, Any] | None = None
+
+    def at(self, name: str) -> tuple[Any, Any]:
+        """Donor and base of one site; the base may be None.
+
+        Raises:
+            ValueError: No donors there, or rows that differ in number.
+        """
+        if name not in self.donors:
+            raise ValueError(unknown_choice("site among the donors", name, self.donors))
+        donor, base = self.donors[name], (self.base or {}).get(name)
+        check_rows(x=self.x, eps=self.eps, donor=donor, base=base)
+        return donor, base
 
 
 def minimal_pairs(

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, resample_effects
+from vaecausal_jax.data.pairs import Runs
+from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, held_runs, resample_effects
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
@@ -49,13 +50,10 @@ class CrossingRates(NamedTuple):
 
 def code_effects(
     net: BoundModel,
-    x: Array,
-    eps: Array,
-    donor: Array,
+    runs: Runs,
     *,
     num_codes: int,
     name: str = "latent/codes",
-    base: Array | None = None,
     outcome: Outcome = outputs,
     sweep: SweepFn = sweep,
 ) -> CodeEffects:
@@ -65,13 +63,10 @@ def code_effects(
 
     Args:
         net: The network with its parameters.
-        x: Inputs, (images, ...).
-        eps: Noise, (images, ...), empty for a model without.
-        donor: Codes to take, (images, *site shape): other images' maps, or draws from the codes'
-            empirical distribution.
+        runs: The runs, and the codes to take at ``name``: other images' maps, or draws from the
+            codes' empirical distribution.
         num_codes: Size of the codebook.
         name: The site of the codes.
-        base: Codes all arms start from, (images, *site shape); natural if None.
         outcome: Trace to the array of interest.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
@@ -79,10 +74,8 @@ def code_effects(
         ValueError: A site that holds no codes, or values that do not fit it.
     """
     _check_codes(net.sites, name)
-    held = None if base is None else {name: base}
-    position = resample_effects(
-        net, x, eps, {name: donor}, base=held, outcome=outcome, sweep=sweep
-    ).values
+    (donor, base), x, eps = held_runs(net, runs, name), runs.x, runs.eps
+    position = resample_effects(net, runs, name, outcome=outcome, sweep=sweep).values
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(net, name, x, eps, base, measured)
 

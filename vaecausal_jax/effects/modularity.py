@@ -23,11 +23,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.effects.unit_effects import check_values, clean_runs
+from vaecausal_jax.data.pairs import Runs
+from vaecausal_jax.effects.unit_effects import clean_runs, held_runs
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure
-from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
@@ -51,25 +51,19 @@ class EffectModularity(NamedTuple):
 
 def activation_changes(
     net: BoundModel,
+    runs: Runs,
     name: str,
     read: Outcome | str,
-    x: Array,
-    eps: Array,
-    donor: Array,
     *,
-    base: Array | None = None,
     sweep: SweepFn = sweep,
 ) -> Array:
     """Signed changes of activations when each unit of a site is redrawn, one at a time.
 
     Args:
         net: The network with its parameters.
+        runs: The runs, and what their units are redrawn from.
         name: The site intervened on, e.g. ``"latent/z"``.
         read: A later site, or a trace to an array, such as ``reencoded(...)``.
-        x: Inputs, (images, ...).
-        eps: Noise, (images, ...), shared by both arms.
-        donor: Values to take units from, (images, *site shape).
-        base: Values the site is held at in all arms; natural if None.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
@@ -79,8 +73,7 @@ def activation_changes(
         ValueError: A site to read that the forward reaches before the one intervened on, where no
             change is possible; or values that do not fit.
     """
-    check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(net.sites, name, donor=donor, base=base)
+    (donor, base), x, eps = held_runs(net, runs, name), runs.x, runs.eps
     outcome = _reading(net.sites, read, name) if isinstance(read, str) else read
     measured = functools.partial(measure, outcome)
     natural, y = clean_runs(net, name, x, eps, base, measured)

@@ -23,7 +23,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vaecausal_jax.effects.unit_effects import check_values, clean_runs, output_spread
+from vaecausal_jax.data.pairs import Runs
+from vaecausal_jax.effects.unit_effects import clean_runs, held_runs, output_spread
 from vaecausal_jax.inference import (
     Estimate,
     bootstrap_mean,
@@ -42,7 +43,6 @@ from vaecausal_jax.interventions.sites import (
 )
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.models.products import sum_last
-from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import SweepFn, sweep
 from vaecausal_jax.sweeps.patching import unit_starts
 
@@ -146,12 +146,9 @@ def mean_output(y: Array) -> Array:
 
 def strength_samples(
     net: BoundModel,
+    runs: Runs,
     name: str,
-    x: Array,
-    eps: Array,
-    donor: Array,
     *,
-    base: Array | None = None,
     doses: Sequence[float] = (0.5, 1.0, 2.0),
     unit_sd: Array | None = None,
     outcome: Outcome = outputs,
@@ -164,12 +161,8 @@ def strength_samples(
 
     Args:
         net: The network with its parameters.
+        runs: The runs, and what their units are redrawn from.
         name: The site to sweep.
-        x: Inputs, (images, ...).
-        eps: Noise, (images, ...), shared by all arms of an image.
-        donor: Values to redraw units from, (images, *site shape), independent of the base row by
-            row: prior draws, or another image's natural values.
-        base: Values the site is held at in all arms, (images, *site shape); natural if None.
         doses: Positive, increasing, in SD of each unit; each is given with both signs.
         unit_sd: (units,) what a dose is counted in; by default each unit's SD over the base values.
         outcome: Trace to the array whose change is measured.
@@ -191,8 +184,7 @@ def strength_samples(
         raise ValueError(f"doses must be positive and increasing, got {sizes.tolist()}.")
     if len(sizes):
         check_arithmetic(name, site)
-    check_rows(x=x, eps=eps, donor=donor, base=base)
-    check_values(net.sites, name, donor=donor, base=base)
+    (donor, base), x, eps = held_runs(net, runs, name), runs.x, runs.eps
 
     def both(trace):
         return measure(outcome, trace), trace.outputs
@@ -377,42 +369,6 @@ def estimate_strengths(
         support=np.asarray(samples.support),
         on_support=np.asarray(samples.support) >= min_support,
     )
-
-
-def effect_strengths(
-    key: Array,
-    net: BoundModel,
-    name: str,
-    x: Array,
-    eps: Array,
-    donor: Array,
-    *,
-    base: Array | None = None,
-    doses: Sequence[float] = (0.5, 1.0, 2.0),
-    outcome: Outcome = outputs,
-    divergence: Divergence | None = None,
-    readout: Callable[[Array], Array] = mean_output,
-    change: Change = difference,
-    intervention: str = "units redrawn from a donor",
-    sweep: SweepFn = sweep,
-    **options: Any,
-) -> EffectStrengths:
-    """``strength_samples`` and ``estimate_strengths`` in one call; arguments as there."""
-    samples = strength_samples(
-        net,
-        name,
-        x,
-        eps,
-        donor,
-        base=base,
-        doses=doses,
-        outcome=outcome,
-        divergence=divergence,
-        readout=readout,
-        change=change,
-        sweep=sweep,
-    )
-    return estimate_strengths(key, samples, intervention=f"{intervention} at {name}", **options)
 
 
 def _estimate_all(

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure, outputs
+from vaecausal_jax.interventions.sites import Outcome, Trace, measure, outputs
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.rows import check_rows
 from vaecausal_jax.sweeps.grid import SweepFn, sweep
@@ -37,31 +38,23 @@ class UnitEffects(NamedTuple):
 
 def resample_effects(
     net: BoundModel,
-    x: Array,
-    eps: Array,
-    donors: Mapping[str, Array],
+    runs: Runs,
     sites: Chosen = None,
     *,
-    base: Mapping[str, Array] | None = None,
     outcome: Outcome = outputs,
     sweep: SweepFn = sweep,
 ) -> UnitTable:
     """Replaces one unit (or VQ position) at a time by its value in an independent donor.
 
-    With ``base`` and ``donors`` both drawn from the prior at ``latent/z`` this is the pick-freeze
-    sample of the total Sobol index of each latent. With natural values it is the resample index of
-    the model in use.
+    With base and donors both drawn from the prior at ``latent/z`` this is the pick-freeze sample of
+    the total Sobol index of each latent. With natural values it is the resample index of the model
+    in use.
 
     Args:
         net: The network with its parameters.
-        x: Inputs, (images, ...).
-        eps: Noise, (images, ...), shared by clean and intervened runs.
-        donors: Site to values that units are taken from, (images, *site shape), independent of the
-            base row by row: ``{"latent/z": draws}``, or all activations of runs on other images.
-        sites: Which of them, see ``choose_units``. If None, all that have donors; of activations of
-            whole runs, those that do not hold the input or the outputs.
-        base: Site to the values it is held at in all arms, (images, *site shape); natural where
-            there is none.
+        runs: The runs, and what their units are redrawn from.
+        sites: Which, see ``choose_units``. If None, all that have donors; of activations of whole
+            runs, those that do not hold the input or the outputs.
         outcome: Trace to the array of interest.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
@@ -71,21 +64,17 @@ def resample_effects(
     Raises:
         ValueError: A site without donors, or values that do not fit.
     """
-    if sites is None and set(donors) != set(net.sites):
-        sites = tuple(donors)
-    chosen, base = choose_units(net, sites, x, eps), base or {}
-    for name in (*chosen, *base):
-        if name not in donors:
-            raise ValueError(f"donors have no values of site {name!r}; they have {list(donors)}.")
-        given = base.get(name)
-        check_rows(x=x, eps=eps, donor=donors[name], base=given)
-        check_values(net.sites, name, donor=donors[name], base=given)
+    if sites is None and set(runs.donors) != set(net.sites):
+        sites = tuple(runs.donors)
+    chosen = choose_units(net, sites, runs.x, runs.eps)
+    # All sites are checked before any is swept.
+    held = {name: held_runs(net, runs, name) for name in chosen}
 
     def effects(name: str, units: Any) -> UnitEffects:
-        natural, y = clean_runs(
-            net, name, x, eps, base.get(name), functools.partial(measure, outcome)
-        )
-        rows = Rows(x, eps, natural, donors[name], y)
+        donor, base = held[name]
+        measured = functools.partial(measure, outcome)
+        natural, y = clean_runs(net, name, runs.x, runs.eps, base, measured)
+        rows = Rows(runs.x, runs.eps, natural, donor, y)
         return _effects(net, name, rows, units, outcome, sweep)
 
     return unit_table(net, chosen, effects)
@@ -210,16 +199,21 @@ def effective_units(shares: Array | np.ndarray, *, axis: int = 0) -> Any:
     return positive.sum(axis=axis) ** 2 / xp.where(square > 0, square, xp.nan)
 
 
-def check_values(sites: Sites, name: str, **values: Array | None) -> None:
-    """Raises ValueError unless each value given has the site's shape after its axis of images."""
-    for word, given in values.items():
-        if given is None:
-            continue
-        if given.shape[1:] != sites[name].shape:
+def held_runs(net: BoundModel, runs: Runs, name: str) -> tuple[Array, Array | None]:
+    """Donor and base of a site, whose shapes fit it.
+
+    Raises:
+        ValueError: An unknown site, one without donors, or values of another shape or number.
+    """
+    site = net.sites[name]
+    donor, base = runs.at(name)
+    for word, given in (("donor", donor), ("base", base)):
+        if given is not None and given.shape[1:] != site.shape:
             raise ValueError(
-                f"at site {name!r}: {word} has shape {given.shape[1:]}, expected "
-                f"{sites[name].shape}, after its axis of images."
+                f"at site {name!r}: {word} has shape {given.shape[1:]}, expected {site.shape}, "
+                "after its axis of images."
             )
+    return donor, base
 
 
 def clean_runs(

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from vaecausal_jax.data import Dataset, images, sample_factors
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import mediation, mediators, support, unit_effects
 from vaecausal_jax.effects.modularity import activation_changes, reencoded
 from vaecausal_jax.effects.strengths import bernoulli_nats, strength_samples
@@ -170,11 +170,8 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
     def strengths(base, donor, **options):
         samples = strength_samples(
             model.bind(params),
+            Runs(inputs.x, inputs.eps, {"latent/z": donor}, {"latent/z": base}),
             "latent/z",
-            inputs.x,
-            inputs.eps,
-            donor,
-            base=base,
             outcome=image_outcome,
             **options,
         )
@@ -197,7 +194,7 @@ def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: I
         change=inputs.readout.change,
     )
     null = unit_effects.resample_effects(
-        model.bind(params), inputs.x, inputs.eps, {"latent/z": z}
+        model.bind(params), Runs(inputs.x, inputs.eps, {"latent/z": z})
     ).values
     gaps = support.reencode_gaps(respond, z, donor)
     return {
@@ -220,12 +217,7 @@ def _modularity(model: Model, num: int, params: Any, inputs: Inputs) -> dict[str
 
     def changes(read):
         return activation_changes(
-            model.bind(params),
-            "latent/z",
-            read,
-            x,
-            eps,
-            jnp.roll(z, 1, axis=0),
+            model.bind(params), Runs(x, eps, {"latent/z": jnp.roll(z, 1, axis=0)}), "latent/z", read
         )
 
     still = jnp.zeros(model.noise_shape)

@@ -10,7 +10,7 @@ import pytest
 from adapted_models import CASES, IMAGE, scanned
 
 from vaecausal_jax.circuits import motifs
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import decompositions, mediation, paths, unit_effects
 from vaecausal_jax.effects.mediators import unit as unit_mediator
 from vaecausal_jax.interventions import patch
@@ -149,7 +149,7 @@ def test_effects_sweep_runs_on_an_adapted_model_and_equals_a_loop():
     run = jax.jit(jax.vmap(lambda x, eps: case.forward(case.params, x, eps)))
     donor = run(donor_x, eps).activations["latent/bottom"]
     got = unit_effects.resample_effects(
-        BoundModel(case.forward, case.params, sites), x, eps, {"latent/bottom": donor}
+        BoundModel(case.forward, case.params, sites), Runs(x, eps, {"latent/bottom": donor})
     ).values
     clean = run(x, eps)
     for unit in range(3):

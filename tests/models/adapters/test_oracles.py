@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import unit_effects
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.models import adapters
@@ -47,7 +48,7 @@ def question(double):
     sites = forward.sites(params, x[0], eps[0])
     source = jax.vmap(lambda d, e: forward(params, d, e).activations["decoder"])(donor, eps)
     ours = unit_effects.resample_effects(
-        BoundModel(forward, params, sites), x, eps, {"decoder": source}
+        BoundModel(forward, params, sites), Runs(x, eps, {"decoder": source})
     ).values
     assert np.all(ours.squared > 1e-8)
     return module, params, x, eps, donor, np.asarray(ours.squared)

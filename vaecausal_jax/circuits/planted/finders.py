@@ -34,9 +34,10 @@ from vaecausal_jax.circuits.attribution import (
     node_integrated,
 )
 from vaecausal_jax.circuits.learned import learn_masks
-from vaecausal_jax.circuits.planted.network import Edge, Pairs
+from vaecausal_jax.circuits.planted.network import Edge
 from vaecausal_jax.circuits.scorers import edge_effects
 from vaecausal_jax.circuits.tasks import Task, edge_circuit, make_task, node_circuit, task_values
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects import attribution
 from vaecausal_jax.effects.mediation import paired_rows, unit_mediation
 from vaecausal_jax.effects.unit_effects import resample_effects
@@ -96,7 +97,7 @@ def resample_index(net: BoundModel, pairs: Pairs) -> Scores:
     """Mean squared effect of taking a unit's value from another image, at the reference run."""
     donors = jax.vmap(net)(jnp.roll(pairs.x1, 1, axis=0), pairs.eps).activations
     names = inner_sites(net.sites)
-    effects = resample_effects(net, pairs.x0, pairs.eps, donors, names)
+    effects = resample_effects(net, Runs(pairs.x0, pairs.eps, donors), names)
     nodes = {name: effects.sel(name).values.squared.mean(1) for name in names}
     units = sum(net.sites[name].num_units for name in nodes)
     return Scores(nodes, passes=len(pairs.eps) * (units + len(nodes) + 1))

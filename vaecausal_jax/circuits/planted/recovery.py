@@ -15,7 +15,7 @@ from vaecausal_jax.circuits.planted import scores
 from vaecausal_jax.circuits.planted.finders import denoising
 from vaecausal_jax.circuits.planted.network import Planted, Truth
 from vaecausal_jax.circuits.roles import UnitRoles, unit_roles
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, Runs
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.specificity import UnitClasses, classify_units, specificity
 from vaecausal_jax.effects.unit_effects import UnitEffects, resample_effects, total_index
@@ -178,7 +178,7 @@ def _prior_effects(
     base, donor = jax.random.normal(key, (2, len(pairs.eps), *planted.net.sites[latents].shape))
     net = planted.net
     effects = resample_effects(
-        net, pairs.x0, pairs.eps, {latents: donor}, base={latents: base}
+        net, Runs(pairs.x0, pairs.eps, {latents: donor}, {latents: base})
     ).values
 
     def read(trace: Trace) -> Array:
