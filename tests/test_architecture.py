@@ -1,7 +1,9 @@
 """The house: every room imports only from floors below its own."""
 
 import ast
+import collections
 import pathlib
+import re
 
 import vaecausal_jax
 
@@ -56,3 +58,58 @@ def test_imports_run_downward():
         room = module.split(".")[0]
         down = FLOORS[target] < FLOORS[room] or {room, target} <= GROUND
         assert down, f"{module} on floor {FLOORS[room]} imports {target} on {FLOORS[target]}"
+
+
+HOUSE = pathlib.Path(__file__).parents[1]
+DOCSTRING = re.compile(r'"""(?:.|\n)*?"""')
+NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+CALLED_BEFORE_ANYTHING = {"avoid_faulty_sums", "flags_for_small_programs"}
+"""By the package as it is imported, and by the tests' own settings."""
+
+
+def public_definitions():
+    """(name, module's path, node) of every public function and class."""
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                yield node.name, path, node
+
+
+def words(text):
+    return collections.Counter(NAME.findall(text))
+
+
+def test_every_public_name_is_put_to_use_by_more_than_its_tests():
+    """By the library, a command, a benchmark, an experiment or a page of the documentation."""
+    code = {path: DOCSTRING.sub("", path.read_text()) for path in ROOT.rglob("*.py")}
+    code = {path: words(text) for path, text in code.items() if path.name != "__init__.py"}
+    used = collections.Counter()
+    for counted in code.values():
+        used.update(counted)
+    outside = [*HOUSE.glob("benchmarks/*.py"), *HOUSE.glob("experiments/**/*.py")]
+    outside += [HOUSE / "README.md", *HOUSE.glob(".docs/pages/**/*.md")]
+    elsewhere = words("\n".join(path.read_text() for path in outside))
+    unused = []
+    for name, path, node in public_definitions():
+        lines = path.read_text().split("\n")[node.lineno - 1 : node.end_lineno]
+        itself = words(DOCSTRING.sub("", "\n".join(lines)))[name]
+        if used[name] <= itself and not elsewhere[name]:
+            unused.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not [entry for entry in unused if entry.split(": ")[1] not in CALLED_BEFORE_ANYTHING]
+
+
+MOST_PARAMETERS = 13
+WIDE = 32
+"""Public functions with eight parameters or more: so many there were, and no more may come."""
+
+
+def test_signatures_do_not_grow():
+    counts = {}
+    for name, _, node in public_definitions():
+        if isinstance(node, ast.FunctionDef):
+            given = node.args
+            own = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            counts[name] = sum(argument is not None for argument in own)
+    assert max(counts.values()) <= MOST_PARAMETERS
+    wide = sorted(name for name, count in counts.items() if count >= 8)
+    assert len(wide) <= WIDE, wide
