@@ -180,6 +180,7 @@ def test_as_xarray_and_as_a_data_frame():
         (lambda: table().sel({"b/c": [1]}), "unit 1 is not in the table"),
         (lambda: table().sel({"b/c": [7]}), "unit 7 is out of range"),
         (lambda: UnitTable(LABELS, jnp.ones((5, 2))).top(1), r"top sorts one number per unit"),
+        (lambda: UnitTable(LABELS, {"a": jnp.ones(5), "b": jnp.ones(5)}).top(1), "top sorts one"),
         (lambda: UnitTable(LABELS, jnp.ones(4))[0], r"table of 5 units needs values"),
     ],
 )
@@ -193,4 +194,13 @@ def test_unknown_sites_are_refused_before_anything_is_swept(net, pairs):
         effects.unit_mediation(net, pairs, ["latent/z", "decodr/conv0"])
     with pytest.raises(ValueError, match="unit 9 is out of range"):
         effects.unit_mediation(net, pairs, {"latent/z": [9]})
-    assert isinstance(net, BoundModel)
+    for sites in (None, "latent/z"):
+        with pytest.raises(ValueError, match="bound without its sites. Bind it with"):
+            effects.unit_mediation(BoundModel(net.forward, net.params), pairs, sites)
+
+
+def test_a_model_in_half_precision_has_sites_of_its_own_dtype(net, pairs):
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (net.params, pairs))
+    bound = MODEL.bind(half[0])
+    assert bound.sites["latent/z"].dtype == jnp.bfloat16
+    assert effects.unit_mediation(bound, half[1], "latent/z").values.total.dtype == jnp.float32

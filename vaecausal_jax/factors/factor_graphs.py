@@ -117,8 +117,8 @@ def scm_pairs(
         key: Typed PRNG key.
         model: The causal model; its observed variables are the factors.
         render: Values of one sample to an image, e.g. ``scenes.pendulum_image``.
-        num: Pairs a variable.
-        noise_shape: Of one run's ``eps``.
+        num: Pairs per variable.
+        noise_shape: Of one run's ``eps``: ``model.noise_shape``, (0,) for a network without noise.
     """
     parts = []
     noise_key, *keys = jax.random.split(key, len(model.observed) + 1)

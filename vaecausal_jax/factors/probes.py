@@ -77,7 +77,7 @@ def train_probe(
         augment: ``augment(key, image) -> image``, for a probe that will read images of another
             kind, such as a model's reconstructions: pass the model's reconstruction.
         num_steps: Gradient steps.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: Adam's, at the start.
         channels: Of the stride-2 convolutions.
         dense: Widths of the dense layers.

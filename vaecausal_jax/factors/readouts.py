@@ -325,7 +325,7 @@ def factor_pairs(
         key: Typed PRNG key.
         data: The data set.
         codes: As from ``factor_codes``, or ``Readout.codes``.
-        num: Pairs a factor.
+        num: Pairs per factor.
         noise_shape: Of one run's ``eps``, ``model.noise_shape``.
 
     Returns:

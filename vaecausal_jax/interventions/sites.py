@@ -156,6 +156,11 @@ class Sites(Mapping[str, Site]):
         self._sites = dict(sites)
 
     def __getitem__(self, name: str) -> Site:
+        if not self._sites:
+            raise ValueError(
+                f"there is no site {name!r}: the network was bound without its sites. Bind it with "
+                "vaecausal_jax.bind(forward, params, x, eps), which finds them."
+            )
         if name not in self._sites:
             raise ValueError(unknown_choice("site", name, self._sites))
         return self._sites[name]

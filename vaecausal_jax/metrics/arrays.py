@@ -31,7 +31,7 @@ class Score(NamedTuple):
 
     Attributes:
         value: The score.
-        parts: What it averages: one number a factor, or a code; the score's docstring says which.
+        parts: What it averages: one number per factor or per code, as the score says.
         matrix: The association it was read from, (codes, factors).
     """
 

@@ -174,13 +174,15 @@ def counterfactual_generativeness(
 
     CG takes, for each factor, the average causal effect on its readout of setting its latents to a
     baseline, minus that of setting all others, and averages the absolute differences over factors.
-    It lies in [0, 1] for readouts in [0, 1], such as the probability of the sample's own level
-    (arXiv:2112.05746).
+    It lies in [0, 1] for readouts in [0, 1] (arXiv:2112.05746). Effects are signed: around a mean
+    as baseline those of a linear readout cancel over samples, and CG is 0 for perfect codes. Take
+    a baseline at one end, or call it sample by sample with the probability of the sample's own
+    level as readout.
 
     Args:
         readout: Code to factor readouts, (latents,) to (factors,).
         codes: (samples, latents).
-        baseline: Reference value of each latent, such as its mean, (latents,).
+        baseline: Reference value of each latent, such as its least, (latents,).
         chosen: Which latents each factor has, booleans (factors, latents).
 
     Returns:

@@ -112,12 +112,14 @@ class UnitTable:
             ValueError: Values that are not one number per unit.
         """
         given = self.values if by is None else by(self.values)
-        numbers = np.asarray(given.value if isinstance(given, Estimate) else given, float)
-        if numbers.shape != (len(self),):
+        given = given.value if isinstance(given, Estimate) else given
+        leaves = jax.tree.leaves(given)
+        if len(leaves) != 1 or np.shape(leaves[0]) != (len(self),):
             raise ValueError(
-                f"top sorts one number per unit, ({len(self)},), got {numbers.shape}: give by= a "
-                "function of the values."
+                f"top sorts one number per unit, ({len(self)},), got {type(given).__name__} with "
+                f"{[np.shape(leaf) for leaf in leaves]}: give by= a function of the values."
             )
+        numbers = np.asarray(leaves[0], float)
         order = np.argsort(np.where(np.isnan(numbers), np.inf, -numbers), kind="stable")
         return self[order[: max(num, 0)]]
 
@@ -156,7 +158,7 @@ class UnitTable:
         traced = any(is_traced(leaf) for _, leaf in columns)
         numbers = not traced and all(np.shape(leaf) == (len(self),) for _, leaf in columns)
         sites = ", ".join(self.sites[:3]) + (", ..." if len(self.sites) > 3 else "")
-        head = f"{len(self)} units of {len(self.sites)} sites ({sites})"
+        head = f"{_counted(len(self), 'unit')} of {_counted(len(self.sites), 'site')} ({sites})"
         if not numbers:
             shapes = [f"{name} {leaf.dtype}{np.shape(leaf)}" for name, leaf in columns]
             return "\n".join([head, *shapes])
@@ -190,6 +192,11 @@ def choose_units(
     Raises:
         ValueError: An unknown site, a pattern that fits none, or units that a site does not have.
     """
+    if not net.sites:
+        raise ValueError(
+            "the network was bound without its sites. Bind it with vaecausal_jax.bind(forward, "
+            "params, x, eps), which finds them."
+        )
     if chosen is None:
         ends = _ends(net, x, eps)
         return dict.fromkeys([n for n in net.sites if n not in ends] or net.sites)
@@ -255,6 +262,10 @@ def _ends(net: BoundModel, x: Array, eps: Array) -> set[str]:
     program = jax.make_jaxpr(run)(image, noise)
     outer, inner = program.jaxpr.outvars[: -len(names)], program.jaxpr.outvars[-len(names) :]
     return {name for name, variable in zip(names, inner, strict=True) if variable in outer}
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _is_estimate(value: Any) -> bool:

@@ -67,7 +67,7 @@ class Planted(NamedTuple):
         net: The network with its parameters.
         sample: (key, number) to ``Pairs``, with their factors, in which all factors change; (key,
             number, factor) to those in which that one does.
-        readout: Outputs to one number a factor, linear.
+        readout: Outputs to one number per factor, linear.
         truth: What a finder should find.
     """
 
