@@ -160,6 +160,11 @@ def wiring(
     Raises:
         ValueError: An unknown site, or one named like the two nodes that are always there.
     """
+    if not net.sites:
+        raise ValueError(
+            "the network has no sites, or was bound without them: nothing lies between input and "
+            "outcome. vaecausal_jax.bind(forward, params, x, eps) finds its sites."
+        )
     for name in (INPUT, OUTCOME):
         if name in net.sites:
             raise ValueError(f"a site may not be named {name!r}; that is a node of its own.")
@@ -215,7 +220,17 @@ def natural_values(
     *,
     outcome: Outcome = outputs,
 ) -> dict[str, Array]:
-    """Every node's value in the plain run of one input."""
+    """Every node's value in the plain run of one input.
+
+    Raises:
+        ValueError: An input of another shape than the wiring was found with, such as several.
+    """
+    given = jax.tree.map(jnp.shape, x)
+    if hasattr(x, "shape") and given != wires.nodes[INPUT].shape:
+        raise ValueError(
+            f"the input has shape {given}, expected {wires.nodes[INPUT].shape}: one run at a time. "
+            "Use jax.vmap over runs or pairs."
+        )
     trace = net(x, eps, {})
     values = {n: trace.activations[n] for n in wires.nodes if n not in (INPUT, OUTCOME)}
     return {INPUT: x, **values, OUTCOME: measure(outcome, trace)}

@@ -130,7 +130,8 @@ def latent_game(
                 "are not enumerated. Group units with players=, or sample with sample_orders."
             )
         subsets = all_subsets(len(players))
-    elif subsets.shape[1:] != players.shape[:1] or subsets.dtype != bool:
+    subsets = jnp.asarray(subsets)
+    if subsets.shape[1:] != players.shape[:1] or subsets.dtype != bool:
         raise ValueError(
             f"subsets is {subsets.dtype}{subsets.shape}, expected booleans (subsets, "
             f"{len(players)} players)."
@@ -262,10 +263,18 @@ def shapley_of_orders(orders: Array, values: Array) -> SampledShapley:
         values: (orders * (players + 1), ...).
 
     Raises:
-        ValueError: Orders that do not hold every player once.
+        ValueError: Orders that do not hold every player once, or fewer than two pairs of them;
+            values of other sets.
     """
     _check_orders(orders)
     num_orders, num_players = orders.shape
+    expected = num_orders * (num_players + 1)
+    if num_orders < 4 or num_orders % 2 or values.shape[:1] != (expected,):
+        raise ValueError(
+            f"{num_orders} orders of {num_players} players and values {values.shape} do not fit: "
+            "orders come in pairs, two or more, and values with a leading axis of orders x "
+            f"(players + 1), {expected}."
+        )
     along = values.reshape(num_orders, num_players + 1, *values.shape[1:])
     rank = jnp.argsort(orders, axis=1).reshape(*orders.shape, *[1] * (values.ndim - 1))
     gains = jnp.take_along_axis(jnp.diff(along, axis=1), rank, axis=1)

@@ -278,13 +278,18 @@ def check_subspace(
     return SubspaceCheck(
         subspace_effect=jnp.linalg.norm(subspace, axis=1),
         site_effect=jnp.linalg.norm(site, axis=1),
-        dormant_share=1.0 - jnp.sum((rows @ varying) * rows) / len(rows),
-        disconnected_share=1.0 - jnp.sum((rows @ connected) * rows) / len(rows),
+        dormant_share=_outside(rows, varying),
+        disconnected_share=_outside(rows, connected),
         dormant_effect_share=dormant_effect,
         exceeds=exceeds,
         dormant=dormant,
         flagged=exceeds | dormant,
     )
+
+
+def _outside(rows: Array, kept: Array) -> Array:
+    """The share of orthonormal rows outside a projection, 0 to 1 whatever the rounding."""
+    return jnp.clip(1.0 - jnp.sum((rows @ kept) * rows) / len(rows), 0.0, 1.0)
 
 
 def _span(gram: Array, tolerance: float) -> Array:
