@@ -1,17 +1,23 @@
 """Tables of units: one axis for the units of many sites, with their labels."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
-from vaecausal_jax import effects, models
+from vaecausal_jax import circuits, effects, models
 from vaecausal_jax.data.pairs import Pairs, Runs
+from vaecausal_jax.effects import stored
 from vaecausal_jax.effects.decompositions import mediation_shares
 from vaecausal_jax.effects.mediation import unit_grams
+from vaecausal_jax.factors import write_tensor
 from vaecausal_jax.inference import Estimate, bootstrap_mean
 from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.sites import Tape
+from vaecausal_jax.sweeps import moments, sweep
 from vaecausal_jax.sweeps.unit_tables import UnitTable, choose_units
 
 MODEL = models.conv_vae(
@@ -72,6 +78,58 @@ def test_the_input_and_the_outputs_are_left_out_unless_they_are_named(net, pairs
 
     other = bind(last_site_is_no_output, jnp.ones(2), jnp.ones(2), jnp.ones(2))
     assert list(choose_units(other, None, jnp.ones((3, 2)), jnp.ones((3, 2)))) == ["h"]
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda f: f, jax.jit, jax.checkpoint, lambda f: jax.jit(jax.jit(f))]
+)
+def test_ends_are_known_through_compilation_rematerialisation_and_names(wrapped):
+    def forward(params, x, eps, interventions):
+        tape = Tape(interventions)
+        h = tape("h", jnp.tanh(tape("in", x) * params))
+        return tape.trace(checkpoint_name(tape("out", h + eps), "out"))
+
+    net = bind(wrapped(forward), jnp.ones(2), jnp.ones(2), jnp.ones(2))
+    assert list(choose_units(net, None, jnp.ones((3, 2)), jnp.ones((3, 2)))) == ["h"]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda n, p, s: effects.resample_effects(
+            n, Runs(p.x0, p.eps, {"latent/z": p.eps}), sweep=s
+        ),
+        lambda n, p, s: effects.shift_effects(n, p.x0, p.eps, {"latent/z": jnp.ones(3)}, sweep=s),
+        lambda n, p, s: effects.strength_samples(
+            n, Runs(p.x0, p.eps, {"latent/z": p.eps}), "latent/z", sweep=s
+        ),
+        lambda n, p, s: circuits.node_samples(circuits.make_task(n, p), sweep=s),
+        lambda n, p, s: stored.unit_patching(n, p, sweep=s),
+    ],
+)
+def test_what_needs_every_image_takes_no_reduction(net, pairs, ask):
+    reduced = functools.partial(sweep, reduction=moments())
+    with pytest.raises(ValueError, match="needs the value of every image.*no reduction"):
+        ask(net, pairs, reduced)
+
+
+def test_a_reduction_fits_where_units_are_mediated(net, pairs, whole):
+    reduced = effects.unit_mediation(
+        net, pairs, "latent/z", sweep=functools.partial(sweep, reduction=moments())
+    )
+    expected = whole.sel("latent/z").values.total_total.mean(1)
+    np.testing.assert_allclose(reduced.values.mean.total_total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_no_pairs_and_no_runs_is_named(net, pairs):
+    with pytest.raises(ValueError, match=r"expected Runs\(x, eps, donors\), got Pairs"):
+        effects.resample_effects(net, pairs)
+    with pytest.raises(ValueError, match=r"expected Pairs\(x0, x1, eps\), got tuple"):
+        effects.natural_effects(net, pairs.runs, lambda run: {})
+    with pytest.raises(ValueError, match="no site is chosen"):
+        effects.shift_effects(net, pairs.x0, pairs.eps, {})
+    with pytest.raises(ValueError, match="unknown site of a dose 'latent/y'"):
+        write_tensor(net, pairs.x0, pairs.eps, "latent/z", doses={"latent/y": jnp.ones(3)})
 
 
 def test_sites_are_chosen_by_name_by_pattern_and_by_unit(net, pairs, whole):
@@ -197,10 +255,3 @@ def test_unknown_sites_are_refused_before_anything_is_swept(net, pairs):
     for sites in (None, "latent/z"):
         with pytest.raises(ValueError, match="bound without its sites. Bind it with"):
             effects.unit_mediation(BoundModel(net.forward, net.params), pairs, sites)
-
-
-def test_a_model_in_half_precision_has_sites_of_its_own_dtype(net, pairs):
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (net.params, pairs))
-    bound = MODEL.bind(half[0])
-    assert bound.sites["latent/z"].dtype == jnp.bfloat16
-    assert effects.unit_mediation(bound, half[1], "latent/z").values.total.dtype == jnp.float32

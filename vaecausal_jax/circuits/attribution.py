@@ -19,7 +19,7 @@ from vaecausal_jax.effects.attribution import Quadrature, gauss_legendre
 from vaecausal_jax.effects.paths import INPUT, OUTCOME, Node
 from vaecausal_jax.interventions import Affine
 from vaecausal_jax.interventions.sites import measure
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 _AT_TARGET = Quadrature(np.ones(1), np.ones(1))
 
@@ -67,8 +67,9 @@ def edge_integrated(
     Args:
         task: The task; all its nodes hold floating values.
         rule: See ``node_integrated``.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
     """
+    sweep = unreduced(sweep)
     rule = gauss_legendre(5) if rule is None else rule
     gradients = _path_gradients(task, rule)
     change = _changes(task)

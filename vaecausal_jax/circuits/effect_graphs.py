@@ -22,7 +22,7 @@ from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME, Pair, natural_values
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
 from vaecausal_jax.processes import to_host
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 FACTORS = "factors"
 """The layer of ground-truth factors, read by whatever reads the input."""
@@ -94,7 +94,7 @@ def effect_graph(
             any effect at all.
         level: Coverage of the intervals.
         num_replicates: Bootstrap replicates behind them.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: Inputs that differ in number, fewer than two, unknown sites, or names that do
@@ -131,7 +131,7 @@ def effect_samples(
 
     Args:
         task: The task; its metric is not used.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         (source, target) to samples; the SD of each node over runs and donors; the RMS change of
@@ -163,11 +163,12 @@ def pair_effects(
         pair: Source and target.
         natural: Values of all nodes in the runs (``task_values``).
         donor: The same in the donors.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         What ``EdgeSamples`` holds, (source units, images, target units) each.
     """
+    sweep = unreduced(sweep)
     source, target = pair
     start, end = task.wires.nodes[source], task.wires.nodes[target]
     spread, _, _ = _scales(task, target, natural, donor)
@@ -297,6 +298,13 @@ def _factor_effects(
     task: Task, factors: Mapping[str, Pairs], spread: Mapping[str, Any]
 ) -> dict[Pair, EdgeSamples]:
     """Effects of each factor on whatever reads the input, image by image."""
+    for name, pairs in factors.items():
+        check_pairs(pairs)
+        if pairs.change is None:
+            raise ValueError(
+                f"the pairs of factor {name!r} have no change, whose sign turns effects: give "
+                "Pairs(x0, x1, eps, change=...)."
+            )
     numbers = {len(pairs.x0) for pairs in factors.values()}
     if len(numbers) != 1:
         raise ValueError(f"all factors need one number of pairs, got {sorted(numbers)}.")

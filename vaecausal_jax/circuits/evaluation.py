@@ -88,7 +88,7 @@ def faithfulness_samples(
         task: The task.
         circuits: Masks with a leading axis of circuits (``stack_circuits``).
         reference: What everything outside is held at: see ``ablation_references``.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
     """
     first = {key: jnp.asarray(mask)[0] for key, mask in circuits.items()}
     check_circuit(task, first)
@@ -124,7 +124,7 @@ def faithfulness(
         reference: What is ablated to.
         ablation: Its name, kept with the number.
         level: Coverage.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         Estimate, (circuits,). Its null is 0, the empty circuit. NaN where full and empty circuits
@@ -192,7 +192,7 @@ def faithfulness_curve(
         sizes: Parts of each circuit; the field's grid ``SHARES`` of all parts, and 0, if empty.
         threshold: The f that the smallest circuit must reach.
         level: Coverage of the intervals.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: Sizes outside 0 .. parts, or NaN scores.

@@ -52,7 +52,7 @@ def completeness(
         circuit: The circuit.
         reference: What is ablated to.
         knockouts: Masks with a leading axis of knock-outs, true where a part is lost.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
     """
     circuit = {key: jnp.asarray(mask, bool) for key, mask in circuit.items()}
     lost = {key: jnp.asarray(knockouts[key], bool) for key in circuit}
@@ -84,7 +84,7 @@ def minimality(
         reference: What is ablated to.
         ablation: Its name.
         level: Coverage.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         Estimate (parts,), and the label of each part; see ``flat_scores``.

@@ -24,7 +24,7 @@ from vaecausal_jax.effects.paths import INPUT, OUTCOME, Node
 from vaecausal_jax.interventions import BoxPatch
 from vaecausal_jax.interventions.sites import measure
 from vaecausal_jax.interventions.types import Fixed
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 
 
@@ -42,6 +42,7 @@ class Arms(NamedTuple):
 
 def node_samples(task: Task, *, sweep: SweepFn = sweep) -> Arms:
     """Exact effects of patching each node, both ways: one forward per node, pair and arm."""
+    sweep = unreduced(sweep)
     return _both_arms(task, lambda runs: _node_patches(runs, sweep))
 
 
@@ -52,6 +53,7 @@ def edge_samples(task: Task, *, sweep: SweepFn = sweep) -> Arms:
     all else that it reads natural; its new value runs on to the outcome. The cost is one layer and
     one forward per edge, pair and arm.
     """
+    sweep = unreduced(sweep)
     return _both_arms(task, lambda runs: _edge_patches(runs, sweep))
 
 

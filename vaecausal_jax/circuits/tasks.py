@@ -30,7 +30,7 @@ from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.interventions import Affine, Replace
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, measure, outputs
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 Metric = Callable[[Array, Array, Array], Array]
 """``metric(y, y0, y1) -> scalar``: how far an outcome is from the reference's to the target's."""
@@ -183,11 +183,12 @@ def circuit_metrics(
         task: The task.
         circuits: Masks with a leading axis of circuits.
         reference: Node to values (pairs, ...), see ``ablation_references``.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         (circuits, pairs).
     """
+    sweep = unreduced(sweep)
     y0, y1 = outcomes(task)
     sources = {n: reference[n] for n in reference if n != OUTCOME}
 

@@ -112,10 +112,21 @@ def check_pairs(pairs: Pairs) -> int:
     Raises:
         ValueError: Lengths or shapes that differ, or what is no ``Pairs``.
     """
-    if not isinstance(pairs, Pairs):
-        raise ValueError(f"expected Pairs(x0, x1, eps), got {type(pairs).__name__}.")
+    check_pair(pairs)
     num = check_rows(x0=pairs.x0, x1=pairs.x1, eps=pairs.eps)
     shapes = [jax.tree.map(jnp.shape, x) for x in (pairs.x0, pairs.x1)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"x0 {shapes[0]} and x1 {shapes[1]} need one shape.")
     return num
+
+
+def check_pair(pair: Pairs) -> None:
+    """Raises ValueError unless this is a ``Pairs``, of one pair or of several."""
+    if not isinstance(pair, Pairs):
+        raise ValueError(f"expected Pairs(x0, x1, eps), got {type(pair).__name__}.")
+
+
+def check_runs(runs: Runs) -> None:
+    """Raises ValueError unless these are ``Runs``."""
+    if not isinstance(runs, Runs):
+        raise ValueError(f"expected Runs(x, eps, donors), got {type(runs).__name__}.")

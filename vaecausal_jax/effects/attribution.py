@@ -25,7 +25,7 @@ from vaecausal_jax.inference.correlation import spearman
 from vaecausal_jax.interventions import Interventions, select, set_to, shift_by
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Site, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import Rows
 
 Metric = Callable[[Array, Rows], Array]
@@ -106,7 +106,7 @@ def attribution_patching(
         metric: Scalar of a run's outcome and its row, such as the inner product of the change with
             the run's total effect, ``lambda y, row: jnp.vdot(y - row.clean, row.reference)``.
         outcome: Trace to the array that the metric is of.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         (units, runs).
@@ -115,6 +115,7 @@ def attribution_patching(
         ValueError: An unknown site, one without units such as VQ codes, rows that do not fit it, or
             a metric that is not a scalar.
     """
+    sweep = unreduced(sweep)
     at_the_start = Quadrature(np.zeros(1), np.ones(1))
     return integrated_gradients_activations(
         net,
@@ -144,6 +145,7 @@ def hessian_corrected(
 
     Arguments and errors are those of ``attribution_patching``.
     """
+    sweep = unreduced(sweep)
     site, gradient = _site_gradient(net, name, rows, metric, outcome)
 
     def terms(unit, row):
@@ -189,6 +191,7 @@ def integrated_gradients(
     Arguments and errors are those of ``attribution_patching``; ``rule`` as from
     ``gauss_legendre``.
     """
+    sweep = unreduced(sweep)
     site, gradient = _site_gradient(net, name, rows, metric, outcome)
     nodes, weights = _check_rule(rule, site)
 
@@ -223,6 +226,7 @@ def integrated_gradients_activations(
     Arguments and errors are those of ``attribution_patching``; ``rule`` as from
     ``gauss_legendre``.
     """
+    sweep = unreduced(sweep)
     site, gradient = _site_gradient(net, name, rows, metric, outcome)
     nodes, weights = _check_rule(rule, site)
 
@@ -254,6 +258,7 @@ def integrated_gradients_inputs(
     Arguments and errors are those of ``attribution_patching``; ``donor_x`` are the inputs of the
     donors, of the shape of ``rows.x``; ``rule`` as from ``gauss_legendre``.
     """
+    sweep = unreduced(sweep)
     site = _check_site(net.sites, name, rows)
     if jnp.shape(donor_x) != jnp.shape(rows.x):
         raise ValueError(

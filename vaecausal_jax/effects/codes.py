@@ -17,7 +17,7 @@ from vaecausal_jax.effects.unit_effects import UnitEffects, clean_runs, held_run
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 
 class CodeEffects(NamedTuple):
@@ -68,11 +68,12 @@ def code_effects(
         num_codes: Size of the codebook.
         name: The site of the codes.
         outcome: Trace to the array of interest.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: A site that holds no codes, or values that do not fit it.
     """
+    sweep = unreduced(sweep)
     _check_codes(net.sites, name)
     (donor, base), x, eps = held_runs(net, runs, name), runs.x, runs.eps
     position = resample_effects(net, runs, name, outcome=outcome, sweep=sweep).values
@@ -125,11 +126,12 @@ def crossing_rates(
         pre: The site before quantisation.
         codes: The site of the codes.
         outcome: Trace to the array of interest.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: Unknown sites, or doses that are not a vector.
     """
+    sweep = unreduced(sweep)
     _check_codes(net.sites, codes)
     if jnp.ndim(doses) != 1 or jnp.size(doses) == 0:
         raise ValueError(f"doses has shape {jnp.shape(doses)}, expected (doses,), one or more.")

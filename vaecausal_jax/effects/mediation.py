@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vaecausal_jax.data.pairs import Pairs, check_pairs
+from vaecausal_jax.data.pairs import Pairs, check_pair, check_pairs
 from vaecausal_jax.effects.decompositions import (
     Gram,
     NaturalEffects,
@@ -160,7 +160,7 @@ def unit_mediation(
         sites: Which: a site, a pattern such as ``"decoder/*"``, several, a mapping from site to
             units, or every site between the input and the outputs; see ``choose_units``.
         outcome: Trace to the array of interest.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
 
     Returns:
         A table of ``Gram``, leaves (units, pairs).
@@ -247,6 +247,7 @@ def paired_rows(net: BoundModel, pairs: Pairs, name: str, outcome: Outcome = out
 
 
 def _runs(net: BoundModel, pair: Pairs, mediator, outcome, baseline=None) -> Outcomes:
+    check_pair(pair)
     x0, x1, eps = pair.runs
     reference = net(x0, eps, {})
     target = net(x1, eps, {})

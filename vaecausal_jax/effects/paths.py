@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, check_pair
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import check_index
 from vaecausal_jax.interventions.bound import BoundModel
@@ -309,6 +309,7 @@ def path_effect(
     total effect. Since every mechanism is known, all path-specific effects can be computed;
     obstacles to identification concern observational data.
     """
+    check_pair(pair)
     reference = natural_values(net, wires, pair.x0, pair.eps, outcome=outcome)
     run = run_edges(net, wires, pair.x1, pair.eps, edges, reference, outcome=outcome)
     return run[OUTCOME] - reference[OUTCOME]

@@ -19,7 +19,7 @@ from vaecausal_jax.effects.decompositions import Gram, gram
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import Rows, patch_units, unit_patch, unit_starts
 from vaecausal_jax.sweeps.stored import Part
 
@@ -42,7 +42,7 @@ def unit_patching(
         pairs: The runs that are compared.
         sites: Which sites; all but the outputs if empty.
         num_checked: Of how many pairs patched activations are compared with natural ones.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         A part per site, with the inner products of ``Gram``, (unit, pair) each, and
@@ -50,6 +50,7 @@ def unit_patching(
         (unit, arm, checked pair). Arm 0 patches the reference, arm 1 the
         target; NaN where a site holds codes, which have no distances.
     """
+    sweep = unreduced(sweep)
 
     def part(name):
         site = net.sites[name]
@@ -83,7 +84,7 @@ def group_patching(
         net: The network with its parameters.
         pairs: The runs that are compared.
         groups: Site to booleans (groups, units); ``whole_sites(net)`` patches each site whole.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         A part per site, with the inner products of ``Gram``, (group, pair) each.
@@ -91,6 +92,7 @@ def group_patching(
     Raises:
         ValueError: Groups that do not fit their site.
     """
+    sweep = unreduced(sweep)
 
     def part(name, masks):
         site = net.sites[name]
@@ -142,7 +144,7 @@ def unit_pairs(
         pairs: The runs that are compared.
         sites: Which sites.
         max_runs: The most forward passes that may be asked for.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         A part per site: ``joint`` v({i, j}), ``interaction``, each (units, pair), and ``total``
@@ -151,6 +153,7 @@ def unit_pairs(
     Raises:
         ValueError: More runs than ``max_runs``, before anything is computed.
     """
+    sweep = unreduced(sweep)
 
     def part(name):
         site = net.sites[name]
@@ -214,13 +217,14 @@ def latent_doses(
         eps: Noise, (images, ...).
         doses: The doses.
         num_checked: Of how many images shifted latents are compared with natural ones.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         One part: ``squared`` |y' - y|^2 and ``signed`` mean pixel change, (point, image), and
         ``support``, how far out the shifted latents lie (``support_scores``), (point,
         checked image); with labels ``latent`` and ``dose``.
     """
+    sweep = unreduced(sweep)
     check_rows(x=x, eps=eps)
     name = "latent/z"
     site = net.sites[name]
@@ -270,12 +274,13 @@ def factor_sweeps(
         data: What renders the images.
         factors: Levels of the base images, (images, factors).
         eps: Noise, (images, ...).
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         A part per factor: ``mean_change`` of the latent means (level, image, latent), and
         ``squared`` change of the outputs (level, image).
     """
+    sweep = unreduced(sweep)
     check_rows(factors=factors, eps=eps)
 
     def part(position, factor):

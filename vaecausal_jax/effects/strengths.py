@@ -43,7 +43,7 @@ from vaecausal_jax.interventions.sites import (
 )
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.models.products import sum_last
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import unit_starts
 
 Divergence = Callable[[Array, Array], Array]
@@ -170,11 +170,12 @@ def strength_samples(
         readout: Outcome to columns (columns,): factor read-outs, or the mean output.
         change: Columns before and after to signed changes (read-outs,): ``Readout.change``, which
             knows that an angle turns, or their difference.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: A site without units, or values, doses or a read-out that do not fit.
     """
+    sweep = unreduced(sweep)
     site, sizes = net.sites[name], np.asarray(doses, float)
     if site.unit_axis is None:
         raise ValueError(

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax.data.pairs import Runs
+from vaecausal_jax.data.pairs import Runs, check_runs
 from vaecausal_jax.interventions import patch
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Trace, measure, outputs
 from vaecausal_jax.interventions.types import check_arithmetic
 from vaecausal_jax.rows import check_rows
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 from vaecausal_jax.sweeps.unit_tables import Chosen, UnitTable, choose_units, unit_table
 
@@ -64,6 +64,8 @@ def resample_effects(
     Raises:
         ValueError: A site without donors, or values that do not fit.
     """
+    sweep = unreduced(sweep)
+    check_runs(runs)
     if sites is None and set(runs.donors) != set(net.sites):
         sites = tuple(runs.donors)
     chosen = choose_units(net, sites, runs.x, runs.eps)
@@ -102,6 +104,7 @@ def shift_effects(
     Returns:
         A table of ``UnitEffects``, leaves (units, images).
     """
+    sweep = unreduced(sweep)
     for name, dose in doses.items():
         site = net.sites[name]
         if jnp.shape(dose) != (site.num_units,):
@@ -205,6 +208,7 @@ def held_runs(net: BoundModel, runs: Runs, name: str) -> tuple[Array, Array | No
     Raises:
         ValueError: An unknown site, one without donors, or values of another shape or number.
     """
+    check_runs(runs)
     site = net.sites[name]
     donor, base = runs.at(name)
     for word, given in (("donor", donor), ("base", base)):

@@ -23,9 +23,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from vaecausal_jax.data.pairs import Pairs, check_pairs
+from vaecausal_jax.data.pairs import Pairs, check_pair, check_pairs
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.unit_effects import clean_runs
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import (
@@ -37,7 +38,7 @@ from vaecausal_jax.interventions.sites import (
     outputs,
 )
 from vaecausal_jax.interventions.types import check_arithmetic
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 from vaecausal_jax.sweeps.unit_tables import Chosen, UnitTable, choose_units, unit_table
 
@@ -85,6 +86,7 @@ def read_tensor(net: BoundModel, pairs: Pairs, sites: Chosen = None) -> UnitTabl
     Raises:
         ValueError: A site without units.
     """
+    check_pair(pairs)
     flat = pairs.flat()
     check_pairs(flat)
     chosen = _with_units(net, sites, flat)
@@ -141,9 +143,13 @@ def write_tensor(
     Raises:
         ValueError: A site without units, or a dose of another shape.
     """
+    sweep = unreduced(sweep)
     chosen = _with_units(net, sites, Pairs(x, x, eps))
     for name in chosen:
         check_arithmetic(name, net.sites[name])
+    for name in doses or {}:
+        if name not in chosen:
+            raise ValueError(unknown_choice("site of a dose", name, chosen))
 
     def written(name: str, units: Any) -> Array:
         site = net.sites[name]
@@ -190,6 +196,8 @@ def mediation_tensor(
         change: Columns before and after to signed changes: ``readout.change``.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
     """
+    sweep = unreduced(sweep)
+    check_pair(pairs)
     flat = pairs.flat()
     check_pairs(flat)
     chosen = choose_units(net, sites, flat.x0, flat.eps)

@@ -28,7 +28,7 @@ from vaecausal_jax.inference import (
 )
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Change, Outcome, difference, measure, outputs
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 
 class FactorGraph(NamedTuple):
@@ -73,11 +73,12 @@ def swap_effects(
             (factors, rank, ...) for subspaces, such as ``interchange`` learns.
         outcome: Trace to read-out columns: ``readout.outcome(jax.nn.sigmoid)``.
         change: Columns before and after to signed changes: ``readout.change``.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: Not one point per factor.
     """
+    sweep = unreduced(sweep)
     num_factors, flat = len(pairs.x0), pairs.flat()
     check_pairs(flat)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}

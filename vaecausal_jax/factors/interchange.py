@@ -34,7 +34,7 @@ from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
-from vaecausal_jax.sweeps.grid import SweepFn, sweep
+from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
 
 class Interchanges(NamedTuple):
@@ -192,11 +192,12 @@ def interchange(
         outcome: Trace to what is compared.
         readout: To compare levels of factors too.
         to_image: The decoder's outputs to the image it reads.
-        sweep: ``sweeps.sweep``, or a partial of it with a mesh, a block or a reduction.
+        sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Returns:
         Leaves with leading axes (parts, interchanges).
     """
+    sweep = unreduced(sweep)
 
     def run(point, row):
         base, source, counterfactual, eps, levels = row

@@ -71,9 +71,7 @@ class Model:
 
     def bind(self, params: Any) -> BoundModel:
         """The model with its parameters: what every question is asked of."""
-        leaves = jax.tree.leaves(params)
-        dtype = jnp.result_type(*leaves) if leaves else jnp.result_type(float)
-        return BoundModel(self.forward, params, self.sites_as(dtype))
+        return BoundModel(self.forward, params, self.sites)
 
     @property
     def sites(self) -> Sites:

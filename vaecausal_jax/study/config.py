@@ -236,9 +236,17 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         train_config(config, family, 2 * config.batch_size, model)
 
 
+_ADDED = ("num_replicates", "num_factor_replicates", "num_shuffles")
+
+
 def as_json(config: StudyConfig) -> dict[str, Any]:
-    """The config as JSON values; ``from_json`` reads it back."""
-    return dataclasses.asdict(config)
+    """The config as JSON values; ``from_json`` reads it back.
+
+    Fields that older folders lack are left out at their defaults, with which those were made.
+    """
+    values = dataclasses.asdict(config)
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    return {k: v for k, v in values.items() if k not in _ADDED or v != fields[k].default}
 
 
 def from_json(values: Mapping[str, Any]) -> StudyConfig:

@@ -150,14 +150,10 @@ def plan_study(
 
 
 def _measured(config: StudyConfig) -> dict[str, Any]:
-    """What determines a study's measurements: all but what is done with them afterwards.
-
-    Shuffles are named only where they are not one, the number in folders from before the field.
-    """
+    """What determines a study's measurements: all but what is done with them afterwards."""
     values = as_json(config)
-    del values["num_replicates"], values["num_factor_replicates"]
-    if config.num_shuffles == 1:
-        del values["num_shuffles"]
+    for name in ("num_replicates", "num_factor_replicates"):
+        values.pop(name, None)
     return values
 
 

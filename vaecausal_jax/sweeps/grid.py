@@ -134,6 +134,20 @@ def sweep(
     return jax.tree.map(lambda leaf: leaf[tuple(slice(size) for size in sizes)], results)
 
 
+def unreduced(sweep: SweepFn) -> SweepFn:
+    """The same sweep, for a function that needs the value of every context.
+
+    Raises:
+        ValueError: One with a reduction.
+    """
+    if isinstance(sweep, functools.partial) and sweep.keywords.get("reduction") is not None:
+        raise ValueError(
+            "this function needs the value of every image, so sweep= takes a mesh and a block, and "
+            "no reduction. Reductions fit patch_units, mediate, latent_game and unit_mediation."
+        )
+    return sweep
+
+
 def over_devices(devices: Sequence[Any] | None = None, *, axis: str = "contexts") -> SweepFn:
     """``sweep`` with its contexts spread over devices: what a function's ``sweep=`` takes.
 
@@ -142,6 +156,8 @@ def over_devices(devices: Sequence[Any] | None = None, *, axis: str = "contexts"
         axis: What to spread: "contexts", or "points" where there are few images and many units.
     """
     devices = jax.devices() if devices is None else list(devices)
+    if not devices:
+        raise ValueError("over_devices needs at least one device, got none.")
     return functools.partial(sweep, mesh=Mesh(np.array(devices), (axis,)))
 
 

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import Literal
 
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Sites
+from vaecausal_jax.jax_versions import CALLS, REMAT, closed
 
 Chosen = str | Sequence[str] | Mapping[str, Any] | None
 """Which units: a site or a pattern (``"decoder/*"``), several of them, a mapping from site to its
@@ -64,19 +66,20 @@ class UnitTable:
         Raises:
             ValueError: A name or pattern without a unit in the table; the nearest is named.
         """
-        chosen = {}
+        place: dict[str, dict[int, int]] = {}
+        for row, (site, number) in enumerate(self.labels):
+            place.setdefault(site, {})[number] = row
+        rows: list[int] = []
         for name, units in _expanded(sites, self.sites).items():
-            own = [i for i, (site, _) in enumerate(self.labels) if site == name]
-            numbers = [self.labels[i][1] for i in own]
-            if units is None:
-                wanted = numbers
-            else:
-                wanted = as_indices(f"at site {name!r}", "unit", units, max(numbers) + 1)
-            missing = set(wanted) - set(numbers)
-            if missing:
-                raise ValueError(f"at site {name!r}: unit {min(missing)} is not in the table.")
-            chosen |= {own[numbers.index(unit)]: None for unit in wanted}
-        return self[list(chosen)]
+            own = place[name]
+            if units is not None:
+                where = f"at site {name!r}"
+                units = [int(u) for u in as_indices(where, "unit", units, max(own) + 1)]
+                missing = set(units) - set(own)
+                if missing:
+                    raise ValueError(f"{where}: unit {min(missing)} is not in the table.")
+            rows += own.values() if units is None else [own[unit] for unit in units]
+        return self[rows]
 
     def map(self, function: Callable[[Any], Any]) -> "UnitTable":
         """``function`` of the values, which keeps the axis of units, with the same labels.
@@ -217,6 +220,10 @@ def unit_table(
         chosen: Site to units or None, as from ``choose_units``.
         values: A site's name and its units to a pytree with a leading axis of units.
     """
+    if not chosen:
+        raise ValueError(
+            "no site is chosen, or none of those has units: there is no table to make."
+        )
     parts, labels = [], []
     for name, units in chosen.items():
         numbers = range(net.sites[name].num_parts) if units is None else units
@@ -259,9 +266,31 @@ def _ends(net: BoundModel, x: Array, eps: Array) -> set[str]:
         names.extend(trace.activations)
         return image, trace.outputs, list(trace.activations.values())
 
-    program = jax.make_jaxpr(run)(image, noise)
-    outer, inner = program.jaxpr.outvars[: -len(names)], program.jaxpr.outvars[-len(names) :]
-    return {name for name, variable in zip(names, inner, strict=True) if variable in outer}
+    program = jax.make_jaxpr(run)(image, noise).jaxpr
+    values = _origins(program, [object() for _ in program.invars])
+    outer, inner = values[: -len(names)], values[-len(names) :]
+    return {name for name, value in zip(names, inner, strict=True) if value in outer}
+
+
+_SAME = {"name", "copy", "copy_p", "optimization_barrier"}
+"""Primitives whose result is their operand."""
+
+
+def _origins(jaxpr: Any, given: Sequence[object]) -> list[object]:
+    """What each output of a program is: equal for equal values, also through names and ``jit``."""
+    known: dict[Any, object] = dict(zip(jaxpr.invars, given, strict=True))
+
+    def read(atom: Any) -> object:
+        return object() if isinstance(atom, Literal) else known.setdefault(atom, object())
+
+    for equation in jaxpr.eqns:
+        inside = equation.params.get((CALLS | REMAT).get(equation.primitive.name, ""))
+        if equation.primitive.name in _SAME:
+            known |= dict(zip(equation.outvars, map(read, equation.invars), strict=True))
+        elif inside is not None:
+            results = _origins(closed(inside).jaxpr, [read(atom) for atom in equation.invars])
+            known |= dict(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _counted(number: int, what: str) -> str:

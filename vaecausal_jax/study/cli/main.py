@@ -186,7 +186,7 @@ def run_study_command(command: StudyCommand) -> None:
     if command.steps is not None:
         config = dataclasses.replace(config, num_steps=command.steps)
     if command.print_config:
-        print(json.dumps(study.as_json(config), indent=2))
+        print(json.dumps(dataclasses.asdict(config), indent=2))
         return
     start, console = time.perf_counter(), make_console(sys.stdout)
     data_path = None if command.data is None else str(command.data)
