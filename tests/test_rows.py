@@ -106,7 +106,9 @@ OF_ONE_RUN = {
 
 OF_NO_RUN = {
     "circuits.roles.backup_pairs",
+    "data.pairs.check_pair",
     "data.pairs.check_pairs",
+    "data.pairs.check_runs",
     "factors.readouts.readout_changes",
     "sweeps.unit_tables.choose_units",
 }
