@@ -9,7 +9,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from vaecausal_jax import circuits, effects, models
-from vaecausal_jax.data.pairs import Pairs, Runs
+from vaecausal_jax.data.pairs import Pairs, Runs, check_pairs
 from vaecausal_jax.effects import stored
 from vaecausal_jax.effects.decompositions import mediation_shares
 from vaecausal_jax.effects.mediation import unit_grams
@@ -113,6 +113,49 @@ def test_what_needs_every_image_takes_no_reduction(net, pairs, ask):
         ask(net, pairs, reduced)
 
 
+def test_a_sweep_of_ones_own_that_reduces_is_found_out(net, pairs):
+    def own(*arguments, **options):
+        return sweep(*arguments, **options, reduction=moments())
+
+    with pytest.raises(ValueError, match="expected one per point and image"):
+        circuits.node_samples(circuits.make_task(net, pairs), sweep=own)
+
+
+def test_as_many_models_as_units_are_not_taken_for_them(pairs):
+    params = jax.vmap(MODEL.init)(jax.random.split(jax.random.key(3), 3))
+    both = jax.vmap(lambda p: effects.unit_mediation(MODEL.bind(p), pairs, "latent/z"))(params)
+    for ask in (lambda t: t[0], lambda t: t.top(1), lambda t: t.sel({"latent/z": [0]})):
+        with pytest.raises(ValueError, match="Of several models, take one first"):
+            ask(both)
+    one = jax.tree.map(lambda leaf: leaf[0], both)
+    assert one[0].values.total.shape == (1, 3)
+
+
+def test_latents_among_several_outputs_are_no_ends():
+    def forward(params, x, eps, interventions):
+        tape = Tape(interventions)
+        mean = tape("mean", jnp.tanh(x * params))
+        image = tape("image", 2.0 * tape("h", mean + eps))
+        return tape.trace((image, mean))
+
+    x = jnp.ones((3, 2))
+    net = bind(forward, jnp.ones(2), x[0], x[0])
+    pairs = Pairs(x, 2 * x, x)
+    found = effects.unit_mediation(net, pairs, outcome=lambda trace: trace.outputs[0])
+    assert found.sites == ("mean", "h")
+
+
+def test_a_base_that_would_not_be_held_is_refused(net, pairs):
+    runs = Runs(pairs.x0, pairs.eps, {"latent/z": pairs.eps}, {"latent/mean": pairs.eps})
+    with pytest.raises(ValueError, match="base holds 'latent/mean', which has no donors"):
+        effects.resample_effects(net, runs)
+
+
+def test_factors_and_changes_are_counted_with_their_pairs(pairs):
+    with pytest.raises(ValueError, match="x0 has 3.*change has 2"):
+        check_pairs(pairs._replace(change=jnp.ones(2)))
+
+
 def test_a_reduction_fits_where_units_are_mediated(net, pairs, whole):
     reduced = effects.unit_mediation(
         net, pairs, "latent/z", sweep=functools.partial(sweep, reduction=moments())
@@ -167,7 +210,7 @@ def test_models_under_vmap_are_a_leading_axis_and_are_taken_apart_first(pairs):
     both = jax.vmap(lambda p: effects.unit_mediation(MODEL.bind(p), pairs, "latent/z"))(params)
     assert both.values.total.shape == (2, 3, 3)
     with pytest.raises(ValueError, match="got shape .2, 3, 3.. Of several models, take one first"):
-        jax.tree.map(lambda leaf: leaf, both).sel("latent/z")[0]
+        both[0]
     second = jax.tree.map(lambda leaf: leaf[1], both)
     alone = effects.unit_mediation(
         MODEL.bind(jax.tree.map(lambda leaf: leaf[1], params)), pairs, "latent/z"

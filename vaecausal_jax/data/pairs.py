@@ -61,8 +61,8 @@ class Runs(NamedTuple):
         eps: Noise, (images, ...), shared by all arms of an image.
         donors: Site to values, (images, *site shape), independent of the base row by row: draws
             from the prior at a latent, or the activations of runs on other images.
-        base: Site to the values that it is held at in all arms, (images, *site shape); None, or no
-            entry, for natural ones.
+        base: Site to the values that it is held at in all arms in which that site is swept,
+            (images, *site shape); None, or no entry, for natural ones.
     """
 
     x: Any
@@ -78,6 +78,12 @@ class Runs(NamedTuple):
         """
         if name not in self.donors:
             raise ValueError(unknown_choice("site among the donors", name, self.donors))
+        for held in self.base or {}:
+            if held not in self.donors:
+                raise ValueError(
+                    f"base holds {held!r}, which has no donors and so is not swept; donors have "
+                    f"{', '.join(self.donors)}. To hold other sites, bind a forward that does."
+                )
         donor, base = self.donors[name], (self.base or {}).get(name)
         check_rows(x=self.x, eps=self.eps, donor=donor, base=base)
         return donor, base
@@ -113,7 +119,7 @@ def check_pairs(pairs: Pairs) -> int:
         ValueError: Lengths or shapes that differ, or what is no ``Pairs``.
     """
     check_pair(pairs)
-    num = check_rows(x0=pairs.x0, x1=pairs.x1, eps=pairs.eps)
+    num = check_rows(**pairs._asdict())
     shapes = [jax.tree.map(jnp.shape, x) for x in (pairs.x0, pairs.x1)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"x0 {shapes[0]} and x1 {shapes[1]} need one shape.")

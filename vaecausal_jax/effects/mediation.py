@@ -166,7 +166,7 @@ def unit_mediation(
         A table of ``Gram``, leaves (units, pairs).
     """
     check_pairs(pairs)
-    chosen = choose_units(net, sites, pairs.x0, pairs.eps)
+    chosen = choose_units(net, sites, pairs.x0, pairs.eps, outcome)
 
     def grams(name: str, units: Any) -> Gram:
         return unit_grams(net, pairs, name, units=units, outcome=outcome, sweep=sweep)

@@ -114,6 +114,7 @@ def latent_game(
         ValueError: An unknown site or one without units, groups that do not fit it, or more than
             ``MAX_PLAYERS`` players where subsets are not given.
     """
+    check_pairs(pairs)
     site = net.sites[name]
     if site.unit_axis is None:
         raise ValueError(f"site {name!r} {site.shape} has no units to play with.")
@@ -148,7 +149,6 @@ def latent_game(
         whole = set_to(net.sites, name, jnp.where(moved, donor, natural))
         return effect(measure(outcome, net(x, noise, whole)), y0, y1)
 
-    check_pairs(pairs)
     x0, x1, eps = pairs.runs
     natural, y0 = jax.vmap(plain)(x0, eps)
     donor, y1 = jax.vmap(plain)(x1, eps)

@@ -66,9 +66,9 @@ def resample_effects(
     """
     sweep = unreduced(sweep)
     check_runs(runs)
-    if sites is None and set(runs.donors) != set(net.sites):
+    if sites is None and not set(net.sites) <= set(runs.donors):
         sites = tuple(runs.donors)
-    chosen = choose_units(net, sites, runs.x, runs.eps)
+    chosen = choose_units(net, sites, runs.x, runs.eps, outcome)
     # All sites are checked before any is swept.
     held = {name: held_runs(net, runs, name) for name in chosen}
 

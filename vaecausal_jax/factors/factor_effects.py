@@ -200,7 +200,7 @@ def mediation_tensor(
     check_pair(pairs)
     flat = pairs.flat()
     check_pairs(flat)
-    chosen = choose_units(net, sites, flat.x0, flat.eps)
+    chosen = choose_units(net, sites, flat.x0, flat.eps, outcome)
 
     def mediated(name: str, units: Any) -> Array:
         both = paired_rows(net, flat, name, outcome)

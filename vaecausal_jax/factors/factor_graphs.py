@@ -17,7 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vaecausal_jax.data.causal import SCM, intervene, observe, sample_noise
-from vaecausal_jax.data.pairs import Pairs, check_pairs
+from vaecausal_jax.data.pairs import Pairs, check_pair, check_pairs
 from vaecausal_jax.effects.mediators import Mediator
 from vaecausal_jax.inference import (
     Estimate,
@@ -79,6 +79,7 @@ def swap_effects(
         ValueError: Not one point per factor.
     """
     sweep = unreduced(sweep)
+    check_pair(pairs)
     num_factors, flat = len(pairs.x0), pairs.flat()
     check_pairs(flat)
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(points)}

@@ -145,7 +145,19 @@ def unreduced(sweep: SweepFn) -> SweepFn:
             "this function needs the value of every image, so sweep= takes a mesh and a block, and "
             "no reduction. Reductions fit patch_units, mediate, latent_game and unit_mediation."
         )
-    return sweep
+
+    def checked(run: Callable[..., Any], points: Any, contexts: Any, **options: Any) -> Any:
+        results = sweep(run, points, contexts, **options)
+        expected = _leading_axis("points", points), _leading_axis("contexts", contexts)
+        for leaf in jax.tree.leaves(results):
+            if leaf.shape[:2] != expected:
+                raise ValueError(
+                    f"sweep= returned values of shape {leaf.shape}, expected one per point and "
+                    f"image, {expected}, ...: this function takes no reduction."
+                )
+        return results
+
+    return checked
 
 
 def over_devices(devices: Sequence[Any] | None = None, *, axis: str = "contexts") -> SweepFn:

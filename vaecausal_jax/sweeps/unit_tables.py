@@ -20,7 +20,7 @@ from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel
-from vaecausal_jax.interventions.sites import Sites
+from vaecausal_jax.interventions.sites import Outcome, Sites, outputs
 from vaecausal_jax.jax_versions import CALLS, REMAT, closed
 
 Chosen = str | Sequence[str] | Mapping[str, Any] | None
@@ -32,7 +32,7 @@ _SHOWN = 10
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class UnitTable:
     """Values of units, with the site and the number of each.
 
@@ -42,10 +42,13 @@ class UnitTable:
         labels: (site, number in its site) of each unit.
         values: Any pytree; each leaf has a leading axis of units. An ``Estimate`` is one value per
             unit.
+        ranks: Number of axes of each leaf, by which an axis of models that ``vmap`` puts first is
+            told from that of units; None if unknown.
     """
 
     labels: tuple[tuple[str, int], ...] = dataclasses.field(metadata={"static": True})
     values: Any
+    ranks: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +56,7 @@ class UnitTable:
     def __getitem__(self, index: Any) -> "UnitTable":
         """Some units: a slice, indices or booleans, in the order given."""
         rows = np.atleast_1d(np.arange(len(self))[index])
-        return UnitTable(tuple(self.labels[i] for i in rows), self._rows(rows))
+        return _table(tuple(self.labels[i] for i in rows), self._rows(rows))
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -87,7 +90,7 @@ class UnitTable:
         Raises:
             ValueError: What it returns has another leading axis.
         """
-        return UnitTable(self.labels, function(self.values)).checked()
+        return _table(self.labels, function(self.checked().values)).checked()
 
     def checked(self) -> "UnitTable":
         """The same table.
@@ -95,8 +98,10 @@ class UnitTable:
         Raises:
             ValueError: A leaf without one row per unit.
         """
-        for _, leaf in _named(self.values):
-            if jnp.shape(leaf)[:1] != (len(self),):
+        leaves = [leaf for _, leaf in _named(self.values)]
+        ranks = self.ranks or (np.inf,) * len(leaves)
+        for leaf, rank in zip(leaves, ranks, strict=True):
+            if jnp.shape(leaf)[:1] != (len(self),) or jnp.ndim(leaf) > rank:
                 raise ValueError(
                     f"a table of {len(self)} units needs values with that leading axis, got shape "
                     f"{jnp.shape(leaf)}. Of several models, take one first, or map over them."
@@ -114,7 +119,8 @@ class UnitTable:
         Raises:
             ValueError: Values that are not one number per unit.
         """
-        given = self.values if by is None else by(self.values)
+        values = self.checked().values
+        given = values if by is None else by(values)
         given = given.value if isinstance(given, Estimate) else given
         leaves = jax.tree.leaves(given)
         if len(leaves) != 1 or np.shape(leaves[0]) != (len(self),):
@@ -182,7 +188,7 @@ class UnitTable:
 
 
 def choose_units(
-    net: BoundModel, chosen: Chosen, x: Array, eps: Array
+    net: BoundModel, chosen: Chosen, x: Array, eps: Array, outcome: Outcome = outputs
 ) -> dict[str, np.ndarray | None]:
     """Sites to their units, or to None for all of them, in the order of the sites.
 
@@ -191,6 +197,7 @@ def choose_units(
         chosen: See ``Chosen``.
         x: Inputs, (images, ...); nothing is run.
         eps: Noise, (images, ...).
+        outcome: What is measured: a site that holds just that is an end too.
 
     Raises:
         ValueError: An unknown site, a pattern that fits none, or units that a site does not have.
@@ -201,7 +208,7 @@ def choose_units(
             "params, x, eps), which finds them."
         )
     if chosen is None:
-        ends = _ends(net, x, eps)
+        ends = _ends(net, x, eps, outcome)
         return dict.fromkeys([n for n in net.sites if n not in ends] or net.sites)
     found = _expanded(chosen, tuple(net.sites))
     return {
@@ -229,7 +236,11 @@ def unit_table(
         numbers = range(net.sites[name].num_parts) if units is None else units
         labels += [(name, int(number)) for number in numbers]
         parts.append(values(name, units))
-    return UnitTable(tuple(labels), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
+    return _table(tuple(labels), jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts))
+
+
+def _table(labels: tuple[tuple[str, int], ...], values: Any) -> UnitTable:
+    return UnitTable(labels, values, tuple(jnp.ndim(leaf) for _, leaf in _named(values)))
 
 
 def _units_of(sites: Sites, name: str, units: Any) -> np.ndarray:
@@ -254,7 +265,7 @@ def _expanded(chosen: Chosen, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: found[name] for name in names if name in found}
 
 
-def _ends(net: BoundModel, x: Array, eps: Array) -> set[str]:
+def _ends(net: BoundModel, x: Array, eps: Array, outcome: Outcome) -> set[str]:
     """Sites that hold the input or the outputs themselves: all of an effect passes there."""
     image, noise = (
         jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), v) for v in (x, eps)
@@ -264,7 +275,9 @@ def _ends(net: BoundModel, x: Array, eps: Array) -> set[str]:
     def run(image, noise):
         trace = net(image, noise, {})
         names.extend(trace.activations)
-        return image, trace.outputs, list(trace.activations.values())
+        # Of several outputs, such as a reconstruction and latents, those that are measured alone.
+        whole = trace.outputs if len(jax.tree.leaves(trace.outputs)) == 1 else ()
+        return image, whole, outcome(trace), list(trace.activations.values())
 
     program = jax.make_jaxpr(run)(image, noise).jaxpr
     values = _origins(program, [object() for _ in program.invars])
