@@ -40,7 +40,7 @@ def score_models(
         key: Typed PRNG key, the same for all models, so that they share votes and shuffles.
         codes: Posterior means, (models, images, latents).
         factors: Factor levels of the images, (images, factors).
-        num_shuffles: Shuffles behind each chance level.
+        num_shuffles: Shuffles behind each chance level; none is given if 0.
         progress: Called as (models done, models in all).
 
     Returns:
@@ -68,5 +68,6 @@ def _score(
         for label, estimate in estimates.items():
             name = f"{metric}_{label}" if label else metric
             values[name] = float(estimate.value)
-            values[f"{name}/chance"] = float(estimate.null)
+            if num_shuffles:
+                values[f"{name}/chance"] = float(estimate.null)
     return values
