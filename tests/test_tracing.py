@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
-from vaecausal_jax.tracing import stage
+from vaecausal_jax.tracing import origins, stage
 
 
 def network(weights, x, unit):
@@ -86,3 +87,16 @@ def test_a_gradient_through_the_second_stage_equals_the_plain_one():
     rest = stage(lambda x, dose: jnp.sum(jnp.tanh(jax.nn.relu(x) * dose)), (X[0],), (1.0,))
     plain = jax.grad(lambda dose: jnp.sum(jnp.tanh(jax.nn.relu(X[0]) * dose)))
     np.testing.assert_allclose(jax.grad(rest)(0.5), plain(0.5), rtol=1e-6)
+
+
+def test_one_value_has_one_origin_through_names_calls_and_rematerialisation():
+    def function(x, y):
+        inside = jax.jit(lambda a, b: (checkpoint_name(a, "a"), a * b, b))
+        same, product, other = jax.checkpoint(inside)(x, y)
+        return x, same, product, checkpoint_name(product, "product"), other, y, x * y, 1.0
+
+    x, same, product, named, other, y, again, _ = origins(jax.make_jaxpr(function)(1.0, 2.0))
+    assert x is same
+    assert y is other
+    assert product is named
+    assert len({x, y, product, again}) == 4

@@ -1,18 +1,19 @@
-"""Evaluating a function in two stages: what depends on its first arguments alone, then the rest.
+"""Traced functions: evaluated in two stages, and asked which of their values are the same.
 
 A loop over points must not repeat what is the same for all of them. XLA moves some of it out of the
 loop, but leaves the rearranging of a kernel inside, which can cost more than the kernel's use.
-Here the split is made by hand: the function is traced, and every operation whose operands are known
-is carried out at once, through the calls of ``jit`` and of functions with custom derivatives.
+Here the split is made by hand, into what depends on the first arguments alone and the rest: the
+function is traced, and every operation whose operands are known is carried out at once, through the
+calls of ``jit`` and of functions with custom derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Literal
 
-from vaecausal_jax.jax_versions import CALLS, bind, closed
+from vaecausal_jax.jax_versions import CALLS, REMAT, bind, closed
 
 
 class _Unknown:
@@ -81,4 +82,35 @@ def _evaluate(
         else:
             results = [_UNKNOWN] * len(equation.outvars)
         values |= dict(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+_SAME = {"name", "copy", "copy_p", "optimization_barrier"}
+"""Operations whose result is their operand."""
+
+
+def origins(program: ClosedJaxpr, given: Sequence[object] = ()) -> list[object]:
+    """What each output of a program is: one object for one value, whatever it is handed on through.
+
+    Values are followed through names, copies, ``jit`` and rematerialisation. The same operation
+    carried out twice makes two.
+
+    Args:
+        program: As from ``jax.make_jaxpr``.
+        given: What its inputs are; all different if empty.
+    """
+    jaxpr = program.jaxpr
+    given = given or [object() for _ in jaxpr.invars]
+    known: dict[Any, object] = dict(zip(jaxpr.invars, given, strict=True))
+
+    def read(atom: Any) -> object:
+        return object() if isinstance(atom, Literal) else known.setdefault(atom, object())
+
+    for equation in jaxpr.eqns:
+        name, operands = equation.primitive.name, map(read, equation.invars)
+        if name in _SAME:
+            known |= dict(zip(equation.outvars, operands, strict=True))
+        elif name in CALLS | REMAT:
+            nested = closed(equation.params[(CALLS | REMAT)[name]])
+            known |= dict(zip(equation.outvars, origins(nested, list(operands)), strict=True))
     return [read(atom) for atom in jaxpr.outvars]

@@ -41,3 +41,12 @@ def test_a_model_whose_codes_are_not_finite_has_no_score_and_the_rest_have(score
 
 def test_progress_names_every_model(scored):
     assert scored[1] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_chance_is_over_as_many_shuffles_as_asked_for():
+    rng = np.random.default_rng(1)
+    codes, factors = rng.normal(size=(1, 600, 2)), rng.integers(0, 3, (600, 2))
+    found = [score_models(jax.random.key(0), codes, factors, num_shuffles=num) for num in (0, 1, 3)]
+    assert not any(name.endswith("/chance") for name in found[0])
+    assert found[0]["mig"] == found[1]["mig"] == found[2]["mig"]
+    assert found[1]["mig/chance"] != found[2]["mig/chance"]

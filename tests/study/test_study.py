@@ -400,6 +400,7 @@ def test_damaged_part_is_named_and_measured_again_once_deleted(finished, tmp_pat
         ({"num_images": 12}, "config.num_images: saved 10, given 12"),
         ({"seed": 1}, "config.seed: saved 0, given 1"),
         ({"families": (Family("vae"),)}, "config.families: saved .*, given .*"),
+        ({"num_shuffles": 2}, "config.num_shuffles: saved None, given 2"),
     ],
 )
 def test_folder_of_another_config_is_refused_and_left_alone(change, message, finished):
@@ -407,6 +408,21 @@ def test_folder_of_another_config_is_refused_and_left_alone(change, message, fin
     with pytest.raises(ValueError, match=f"holds another study .{message}"):
         study.run_study(dataclasses.replace(TINY, **change), finished.folder)
     assert (finished.folder / "summary.json").read_bytes() == before
+
+
+def test_other_replicates_move_intervals_alone_and_measure_nothing_again(
+    finished, tmp_path, no_report
+):
+    folder = tmp_path / "study"
+    shutil.copytree(finished.folder, folder)
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
+    config = dataclasses.replace(TINY, num_replicates=60, num_factor_replicates=40)
+    effects = study.run_study(config, folder).effects
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()} == before
+    for name in ("proportion_mediated", "mediated"):
+        old, new = finished.study.effects[name], effects[name]
+        np.testing.assert_array_equal(old.sel(statistic="value"), new.sel(statistic="value"))
+        assert (old.sel(statistic="low") != new.sel(statistic="low")).any()
 
 
 # Diverged models.
@@ -473,6 +489,13 @@ def test_config_survives_json(config, tmp_path):
     assert hash(read_config(path)) == hash(config)
 
 
+def test_fields_that_older_folders_lack_are_written_where_they_are_not_the_default():
+    assert not {"num_replicates", "num_factor_replicates", "num_shuffles"} & set(as_json(TINY))
+    config = dataclasses.replace(TINY, num_replicates=1000, num_shuffles=3)
+    assert as_json(config)["num_replicates"] == 1000
+    assert from_json(as_json(config)) == config
+
+
 def test_config_takes_defaults_and_whole_numbers_for_real_ones():
     minimal = {"name": "a", "data": "sprites", "families": [{"name": "vae"}], "doses": [1, 2.5]}
     config = from_json(minimal)
@@ -537,6 +560,11 @@ def test_file_that_is_no_config_is_an_error(content, message, tmp_path):
         ({"families": (Family("vae"), Family("beta_vea"))}, "Did you mean 'beta_vae'?"),
         ({"num_seeds": 0}, "num_seeds 0 and num_pairs 4 must be at least 1 and 2"),
         ({"num_pairs": 1}, "num_seeds 2 and num_pairs 1 must be at least 1 and 2"),
+        (
+            {"num_replicates": 5},
+            "num_replicates 5 and num_factor_replicates 200 must be at least 20",
+        ),
+        ({"num_shuffles": 0}, "num_shuffles 0 at least 1"),
         ({"num_unit_images": 11}, "num_unit_images 11 must be from 8 to num_images 10"),
         ({"num_unit_images": 1}, "num_unit_images 1 must be from 8"),
         ({"num_steps": 61}, "num_steps 61 is no multiple of record_every 3; the nearest is 60"),

@@ -1,13 +1,13 @@
 """Image worlds with known causes: what a data set is, the published sets, and their stand-ins.
 
-``dataset`` holds the interface and all that is generic over it, ``pairs`` the runs that
-questions are asked on, ``designs`` says which rows of
-factors to look at, ``splits`` which combinations are set aside. ``sprites`` is a smooth world drawn
-at any size, ``dsprites`` the published images, redrawn or read from their archive. ``shapes3d``,
-``mpi3d``, ``smallnorb`` and ``celeba`` open the published files, with images read when they are
-asked for (``stored``, ``files``); ``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the
-factors of the first two, for work without a download. In ``causal`` factors cause one another:
-structural causal models; ``scenes`` draws them.
+``dataset`` holds the interface and all that is generic over it, ``pairs`` the runs that questions
+are asked on, ``designs`` says which rows of factors to look at, ``splits`` which combinations are
+set aside. ``sprites`` is a smooth world drawn at any size, ``dsprites`` the published images,
+redrawn or read from their archive. ``shapes3d``, ``mpi3d``, ``smallnorb`` and ``celeba`` open the
+published files, with images read when they are asked for (``stored``, ``files``);
+``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the factors of the first two, for work
+without a download. In ``causal`` factors cause one another: structural causal models; ``scenes``
+draws them.
 """
 
 from vaecausal_jax.data import causal, scenes

@@ -75,6 +75,7 @@ def controlled_direct_effect(
     outcome: Outcome = outputs,
 ) -> Array:
     """Y(x1, m) - Y(x0, m) with the mediator held at a fixed value m: what ablation measures."""
+    check_pair(pair)
     target = measure(outcome, net(pair.x1, pair.eps, baseline))
     return target - measure(outcome, net(pair.x0, pair.eps, baseline))
 

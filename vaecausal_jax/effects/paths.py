@@ -160,11 +160,7 @@ def wiring(
     Raises:
         ValueError: An unknown site, or one named like the two nodes that are always there.
     """
-    if not net.sites:
-        raise ValueError(
-            "the network has no sites, or was bound without them: nothing lies between input and "
-            "outcome. vaecausal_jax.bind(forward, params, x, eps) finds its sites."
-        )
+    net.sites.check_known()
     for name in (INPUT, OUTCOME):
         if name in net.sites:
             raise ValueError(f"a site may not be named {name!r}; that is a node of its own.")

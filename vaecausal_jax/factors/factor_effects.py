@@ -89,8 +89,13 @@ def read_tensor(net: BoundModel, pairs: Pairs, sites: Chosen = None) -> UnitTabl
     check_pair(pairs)
     flat = pairs.flat()
     check_pairs(flat)
-    chosen = _with_units(net, sites, flat)
-    before, after = (jax.vmap(net)(x, flat.eps).activations for x in (flat.x0, flat.x1))
+    chosen = _with_units(net, sites, flat.x0, flat.eps)
+
+    def values(x: Array, eps: Array) -> dict[str, Array]:
+        activations = net(x, eps).activations
+        return {name: activations[name] for name in chosen}
+
+    before, after = (jax.vmap(values)(x, flat.eps) for x in (flat.x0, flat.x1))
 
     def read(name: str, units: Any) -> Array:
         size = moved(name, net.sites[name], before[name], after[name])
@@ -144,7 +149,7 @@ def write_tensor(
         ValueError: A site without units, or a dose of another shape.
     """
     sweep = unreduced(sweep)
-    chosen = _with_units(net, sites, Pairs(x, x, eps))
+    chosen = _with_units(net, sites, x, eps)
     for name in chosen:
         check_arithmetic(name, net.sites[name])
     for name in doses or {}:
@@ -154,7 +159,8 @@ def write_tensor(
     def written(name: str, units: Any) -> Array:
         site = net.sites[name]
         natural, clean = clean_runs(net, name, x, eps, None, functools.partial(measure, outcome))
-        dose = jnp.asarray((doses or {}).get(name, unit_sd(name, site, natural)))
+        given = (doses or {}).get(name)
+        dose = unit_sd(name, site, natural) if given is None else jnp.asarray(given)
         if dose.shape != (site.num_units,):
             raise ValueError(
                 f"dose has shape {dose.shape}, expected ({site.num_units},) at {name!r}."
@@ -287,9 +293,9 @@ def read_write_agreement(read: ArrayLike, write: ArrayLike) -> np.ndarray:
     return np.where(lengths > 0, product / np.where(lengths > 0, lengths, 1.0), np.nan)
 
 
-def _with_units(net: BoundModel, sites: Chosen, pairs: Pairs) -> dict[str, Any]:
+def _with_units(net: BoundModel, sites: Chosen, x: Array, eps: Array) -> dict[str, Any]:
     """The sites chosen; of all, those that have units."""
-    chosen = choose_units(net, sites, pairs.x0, pairs.eps)
+    chosen = choose_units(net, sites, x, eps)
     if sites is None:
         return {name: units for name, units in chosen.items() if net.sites[name].num_units}
     for name in chosen:

@@ -156,14 +156,18 @@ class Sites(Mapping[str, Site]):
         self._sites = dict(sites)
 
     def __getitem__(self, name: str) -> Site:
-        if not self._sites:
-            raise ValueError(
-                f"there is no site {name!r}: the network was bound without its sites. Bind it with "
-                "vaecausal_jax.bind(forward, params, x, eps), which finds them."
-            )
+        self.check_known()
         if name not in self._sites:
             raise ValueError(unknown_choice("site", name, self._sites))
         return self._sites[name]
+
+    def check_known(self) -> None:
+        """Raises ValueError where there is no site at all, as of a network bound without them."""
+        if not self._sites:
+            raise ValueError(
+                "the network has no sites, or was bound without its sites. Bind it with "
+                "vaecausal_jax.bind(forward, params, x, eps), which finds them."
+            )
 
     def __contains__(self, name: object) -> bool:
         return name in self._sites

@@ -199,6 +199,8 @@ def load_study(
 ) -> tuple[StudyConfig, Dataset, Trained]:
     """The config, data and trained models of a finished study, to go on with.
 
+    Replicates of intervals are those of a new config: no model or measurement depends on them.
+
     Raises:
         ValueError: A folder without a study, or whose training has not finished.
     """
@@ -252,9 +254,9 @@ def train_all(
             "num_score_images",
             "doses",
             "mediation_outcome",
-            "num_shuffles",
         ):
-            spec.pop(irrelevant, None)
+            del spec[irrelevant]
+        spec.pop("num_shuffles", None)  # Named only where it is not the default.
         checkpoints = store.checkpoint_folder(folder, title)
         state, history = train_resumably(
             train_config(config, family, num_images(data), model),

@@ -150,10 +150,10 @@ def unreduced(sweep: SweepFn) -> SweepFn:
         results = sweep(run, points, contexts, **options)
         expected = _leading_axis("points", points), _leading_axis("contexts", contexts)
         for leaf in jax.tree.leaves(results):
-            if leaf.shape[:2] != expected:
+            if jnp.shape(leaf)[:2] != expected:
                 raise ValueError(
-                    f"sweep= returned values of shape {leaf.shape}, expected one per point and "
-                    f"image, {expected}, ...: this function takes no reduction."
+                    f"sweep= returned values of shape {jnp.shape(leaf)}, expected one per point "
+                    f"and image, {expected}, ...: this function takes no reduction."
                 )
         return results
 

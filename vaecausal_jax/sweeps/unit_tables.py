@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Literal
 
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.indices import as_indices, is_traced
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, outputs
-from vaecausal_jax.jax_versions import CALLS, REMAT, closed
+from vaecausal_jax.tracing import origins
 
 Chosen = str | Sequence[str] | Mapping[str, Any] | None
 """Which units: a site or a pattern (``"decoder/*"``), several of them, a mapping from site to its
@@ -99,8 +98,9 @@ class UnitTable:
             ValueError: A leaf without one row per unit.
         """
         leaves = [leaf for _, leaf in _named(self.values)]
-        ranks = self.ranks or (np.inf,) * len(leaves)
-        for leaf, rank in zip(leaves, ranks, strict=True):
+        known = self.ranks is not None and len(self.ranks) == len(leaves)
+        ranks = self.ranks if known else [np.inf] * len(leaves)
+        for leaf, rank in zip(leaves, ranks or (), strict=True):
             if jnp.shape(leaf)[:1] != (len(self),) or jnp.ndim(leaf) > rank:
                 raise ValueError(
                     f"a table of {len(self)} units needs values with that leading axis, got shape "
@@ -202,13 +202,10 @@ def choose_units(
     Raises:
         ValueError: An unknown site, a pattern that fits none, or units that a site does not have.
     """
-    if not net.sites:
-        raise ValueError(
-            "the network was bound without its sites. Bind it with vaecausal_jax.bind(forward, "
-            "params, x, eps), which finds them."
-        )
+    net.sites.check_known()
     if chosen is None:
         ends = _ends(net, x, eps, outcome)
+        # A network that is nothing but its ends has those.
         return dict.fromkeys([n for n in net.sites if n not in ends] or net.sites)
     found = _expanded(chosen, tuple(net.sites))
     return {
@@ -279,31 +276,9 @@ def _ends(net: BoundModel, x: Array, eps: Array, outcome: Outcome) -> set[str]:
         whole = trace.outputs if len(jax.tree.leaves(trace.outputs)) == 1 else ()
         return image, whole, outcome(trace), list(trace.activations.values())
 
-    program = jax.make_jaxpr(run)(image, noise).jaxpr
-    values = _origins(program, [object() for _ in program.invars])
+    values = origins(jax.make_jaxpr(run)(image, noise))
     outer, inner = values[: -len(names)], values[-len(names) :]
     return {name for name, value in zip(names, inner, strict=True) if value in outer}
-
-
-_SAME = {"name", "copy", "copy_p", "optimization_barrier"}
-"""Primitives whose result is their operand."""
-
-
-def _origins(jaxpr: Any, given: Sequence[object]) -> list[object]:
-    """What each output of a program is: equal for equal values, also through names and ``jit``."""
-    known: dict[Any, object] = dict(zip(jaxpr.invars, given, strict=True))
-
-    def read(atom: Any) -> object:
-        return object() if isinstance(atom, Literal) else known.setdefault(atom, object())
-
-    for equation in jaxpr.eqns:
-        inside = equation.params.get((CALLS | REMAT).get(equation.primitive.name, ""))
-        if equation.primitive.name in _SAME:
-            known |= dict(zip(equation.outvars, map(read, equation.invars), strict=True))
-        elif inside is not None:
-            results = _origins(closed(inside).jaxpr, [read(atom) for atom in equation.invars])
-            known |= dict(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _counted(number: int, what: str) -> str:

@@ -6,7 +6,7 @@ forward of the library's contract with its ``Truth``. See ``finders`` for how to
 ``python -m benchmarks.planted`` for the table of all finders against all levels.
 """
 
-from vaecausal_jax.circuits.planted.finders import FINDERS, Finder, Scores, compiled, inner_sites
+from vaecausal_jax.circuits.planted.finders import FINDERS, Finder, Scores, inner_sites
 from vaecausal_jax.circuits.planted.levels import (
     depth_split,
     gates,
@@ -20,18 +20,15 @@ from vaecausal_jax.circuits.planted.levels import (
 from vaecausal_jax.circuits.planted.network import Planted, Truth, Weights
 from vaecausal_jax.circuits.planted.recovery import Recovered, recover, recovery_scores
 from vaecausal_jax.circuits.planted.trained import level2
-from vaecausal_jax.data.pairs import Pairs
 
 __all__ = [
     "FINDERS",
     "Finder",
-    "Pairs",
     "Planted",
     "Recovered",
     "Scores",
     "Truth",
     "Weights",
-    "compiled",
     "depth_split",
     "gates",
     "gaussian_network",

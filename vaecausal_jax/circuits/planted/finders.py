@@ -14,7 +14,7 @@ A finder is any function ``(net, pairs) -> Scores``. To try your own:
 
         return Scores({name: score(name) for name in inner_sites(net.sites)})
 
-and hand ``{**FINDERS, "saliency": compiled(saliency)}`` to ``benchmarks.planted.compare``.
+and hand ``{**FINDERS, "saliency": jax.jit(saliency)}`` to ``benchmarks.planted.compare``.
 
 Scores are not negative and comparable across sites; all arms of a pair share its noise. Along the
 total effect TE means the inner product of the change of the outputs with y(x1) - y(x0).
@@ -199,25 +199,20 @@ def learned_masks(net: BoundModel, pairs: Pairs) -> Scores:
     return Scores(learn(node_circuit(task)), learn(edge_circuit(task)), passes=float(passes))
 
 
-def compiled(finder: Finder) -> Finder:
-    """The same finder as one program; for those that are traceable."""
-    return jax.jit(finder)
-
-
 FINDERS: dict[str, Finder] = {
-    "patching, both directions": compiled(both_directions),
-    "patching, denoising": compiled(denoising),
-    "patching, noising": compiled(noising),
-    "resample index": compiled(resample_index),
+    "patching, both directions": jax.jit(both_directions),
+    "patching, denoising": jax.jit(denoising),
+    "patching, noising": jax.jit(noising),
+    "resample index": jax.jit(resample_index),
     "edge patching": edge_patching,
-    "attribution patching": compiled(attribution_patching),
-    "hessian corrected": compiled(hessian_corrected),
-    "integrated gradients": compiled(integrated_gradients),
+    "attribution patching": jax.jit(attribution_patching),
+    "hessian corrected": jax.jit(hessian_corrected),
+    "integrated gradients": jax.jit(integrated_gradients),
     "EAP, at the target": eap,
     "EAP-IG": eap_ig,
     "learned masks": learned_masks,
-    "correlation": compiled(correlation),
-    "random": compiled(random),
+    "correlation": jax.jit(correlation),
+    "random": jax.jit(random),
 }
 
 
