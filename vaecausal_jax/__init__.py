@@ -14,6 +14,7 @@ from vaecausal_jax import (
     models,
     sweeps,
     training,
+    zoo,
 )
 from vaecausal_jax.data import Pairs, Runs
 from vaecausal_jax.inference import Estimate
@@ -56,4 +57,5 @@ __all__ = [
     "sweep",
     "sweeps",
     "training",
+    "zoo",
 ]

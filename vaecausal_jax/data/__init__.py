@@ -6,11 +6,23 @@ set aside. ``sprites`` is a smooth world drawn at any size, ``dsprites`` the pub
 redrawn or read from their archive. ``shapes3d``, ``mpi3d``, ``smallnorb`` and ``celeba`` open the
 published files, with images read when they are asked for (``stored``, ``files``);
 ``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the factors of the first two, for work
-without a download. In ``causal`` factors cause one another: structural causal models; ``scenes``
-draws them.
+without a download. Factors cause one another in ``causal_worlds``, of which ``causal_sprites`` is
+the default; ``causal`` holds structural causal models of any kind, ``scenes`` draws two of them.
 """
 
 from vaecausal_jax.data import causal, scenes
+from vaecausal_jax.data.causal_sprites import causal_sprites, independent_sprites, shaded_sprites
+from vaecausal_jax.data.causal_worlds import (
+    CausalWorld,
+    causal_levels,
+    causal_pairs,
+    causal_world,
+    effect_shares,
+    interventional_means,
+    smooth_table,
+    true_graph,
+    without_causes,
+)
 from vaecausal_jax.data.celeba import CelebA, MatchedPairs, attribute_matched_pairs, load_celeba
 from vaecausal_jax.data.dataset import (
     Dataset,
@@ -49,6 +61,7 @@ from vaecausal_jax.data.stored import ByteImages, StoredImages, StreamedImages, 
 
 __all__ = [
     "ByteImages",
+    "CausalWorld",
     "CelebA",
     "DSprites",
     "Dataset",
@@ -66,19 +79,26 @@ __all__ = [
     "attribute_matched_pairs",
     "cached_dsprites",
     "causal",
+    "causal_levels",
+    "causal_pairs",
+    "causal_sprites",
+    "causal_world",
     "check_factors",
     "conditional_donors",
     "correlated",
     "do_factor",
     "do_sweep",
     "dsprites_exact",
+    "effect_shares",
     "factor_names",
     "factor_position",
     "factor_sizes",
     "factors_at",
     "hold_out",
     "images",
+    "independent_sprites",
     "index_of",
+    "interventional_means",
     "load_celeba",
     "load_dsprites",
     "load_mpi3d",
@@ -95,7 +115,11 @@ __all__ = [
     "sample_factors",
     "sample_images",
     "scenes",
+    "shaded_sprites",
     "shapes3d_standin",
+    "smooth_table",
     "sprites",
+    "true_graph",
     "weighted",
+    "without_causes",
 ]

@@ -52,9 +52,7 @@ class Sprites:
         Differentiable in all but the shape. Coverage is accurate while the sprite is wider than a
         pixel.
         """
-        alpha = _coverage(
-            values[0], values[1], values[2], values[3], values[4], self.image_shape[0]
-        )
+        alpha = coverage(values[0], values[1], values[2], values[3], values[4], self.image_shape[0])
         if self.image_shape[2] == 1:
             return alpha[:, :, None]
         return alpha[:, :, None] * hue_to_rgb(values[5])[None, None, :]
@@ -110,7 +108,7 @@ def _circle(num: int, period: float) -> np.ndarray:
     return period * np.arange(num) / num
 
 
-def _coverage(
+def coverage(
     shape: jax.Array,
     scale: jax.Array,
     orientation: jax.Array,

@@ -1,6 +1,7 @@
 """Factors: what an image shows, read off reconstructions, and how units and subspaces carry it.
 
-A read-out maps an image to its factors (``readouts``, ``probes``, ``sprite_moments``). The effects
+A read-out maps an image to its factors (``readouts``, ``probes``, ``sprite_moments``); ``nearest``
+reads levels without one. The effects
 of units on what is read are in ``factor_effects``, those of one factor's representation on all
 factors in ``factor_graphs``, and whether a part of a site stands for a factor in ``interchange``.
 """
@@ -27,6 +28,7 @@ from vaecausal_jax.factors.interchange import (
     search_boundary,
     search_subspace,
 )
+from vaecausal_jax.factors.nearest import nearest_levels, readability
 from vaecausal_jax.factors.probes import (
     Probe,
     train_probe,
@@ -56,7 +58,9 @@ __all__ = [
     "interchange_report",
     "leakage",
     "mediation_tensor",
+    "nearest_levels",
     "read_tensor",
+    "readability",
     "readout_scores",
     "sample_interchanges",
     "scm_pairs",

@@ -30,6 +30,7 @@ try:
     )
     from vaecausal_jax.study.cli.setting import use_machine
     from vaecausal_jax.study.cli.sweep import SweepCommand, run_sweep_command
+    from vaecausal_jax.study.cli.zoo import ZooCommand, run_zoo_command
     from vaecausal_jax.study.run import Study, plan_study, run_plan
 except ModuleNotFoundError as error:
     raise SystemExit(
@@ -75,6 +76,7 @@ COMMANDS: dict[str, Any] = {
     "sweep": SweepCommand,
     "metrics": MetricsCommand,
     "circuits": CircuitsCommand,
+    "zoo": ZooCommand,
 }
 
 
@@ -109,6 +111,8 @@ def _run(arguments: Sequence[str]) -> None:
             run_metrics_command(command)
         elif isinstance(command, CircuitsCommand):
             run_circuits_command(command)
+        elif isinstance(command, ZooCommand):
+            run_zoo_command(command)
         else:
             run_study_command(command)
     except BrokenPipeError:
@@ -117,7 +121,8 @@ def _run(arguments: Sequence[str]) -> None:
         print(f"vaecausal: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        if isinstance(command, StudyCommand | SweepCommand) or getattr(command, "compare", False):
+        resumes = getattr(command, "compare", False) or getattr(command, "action", "") == "train"
+        if isinstance(command, StudyCommand | SweepCommand) or resumes:
             interrupted = "interrupted; run the same command again to go on."
         print(f"vaecausal: {interrupted}", file=sys.stderr)
         sys.stdout.flush()
