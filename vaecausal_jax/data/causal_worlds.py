@@ -225,6 +225,15 @@ def true_graph(world: CausalWorld) -> np.ndarray:
     return causal.adjacency(world.model)[np.ix_(order, order)]
 
 
+def descendants(world: CausalWorld) -> np.ndarray:
+    """Which factor acts on which, directly or through others, bool (cause, effect)."""
+    graph = true_graph(world)
+    reached = graph.copy()
+    for _ in range(len(graph)):
+        reached |= reached @ graph
+    return reached
+
+
 def interventional_table(world: CausalWorld, do: Mapping[str, int]) -> np.ndarray:
     """The exact joint distribution of all factors under do(factor = level, ...), float64.
 

@@ -13,7 +13,9 @@ import optax
 
 from vaecausal_jax.data import (
     Dataset,
+    causal_sprites,
     dsprites_exact,
+    independent_sprites,
     load_dsprites,
     load_mpi3d,
     load_shapes3d,
@@ -28,6 +30,8 @@ from vaecausal_jax.inference.estimate import least_replicates
 from vaecausal_jax.models import Model, burgess_vae, conv_vae, pretrained
 from vaecausal_jax.training import objectives
 from vaecausal_jax.training.trainer import TrainConfig
+from vaecausal_jax.zoo import STRENGTHS, WORLDS, Recipe, entries
+from vaecausal_jax.zoo import network as zoo_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +54,11 @@ class StudyConfig:
 
     Attributes:
         name: Title.
-        data: ``sprites``, ``shapes3d-standin`` or ``mpi3d-standin`` (rendered); ``dsprites`` (the
-            real file if a path is given, else the exact geometry); ``shapes3d``, ``mpi3d`` or
-            ``smallnorb`` (the published files, at the path or where their environment variable
-            says); or ``pretrained`` (weights of others, no training).
+        data: ``sprites``, ``causal-sprites``, ``independent-sprites``, ``shapes3d-standin`` or
+            ``mpi3d-standin`` (rendered); ``dsprites`` (the real file if a path is given, else the
+            exact geometry); ``shapes3d``, ``mpi3d`` or ``smallnorb`` (the published files, at the
+            path or where their environment variable says); or ``pretrained`` (weights of others,
+            no training).
         families: What to compare.
         image_size: Height and width.
         num_seeds: Trained models per family.
@@ -80,6 +85,8 @@ class StudyConfig:
         num_replicates: Bootstrap replicates behind each interval.
         num_factor_replicates: Those behind the tensors of factor by factor by unit, which are many.
         num_shuffles: Shuffles of the factors behind the chance level of each score.
+        models: ``train``, or ``zoo``: the first ``num_seeds`` models that ship of each family, for
+            which all settings of network and training are the zoo's.
     """
 
     name: str
@@ -109,6 +116,12 @@ class StudyConfig:
     num_replicates: int = 400
     num_factor_replicates: int = 200
     num_shuffles: int = 1
+    models: str = "train"
+
+    @property
+    def trains(self) -> bool:
+        """Whether models are trained here, not loaded."""
+        return self.data != "pretrained" and self.models == "train"
 
 
 PRESETS: dict[str, StudyConfig] = {
@@ -135,6 +148,21 @@ PRESETS: dict[str, StudyConfig] = {
         num_pairs=8,
         num_score_images=2000,
     ),
+    "zoo": StudyConfig(
+        name="zoo",
+        data="causal-sprites",
+        models="zoo",
+        families=(
+            Family("vae"),
+            *(Family(n, s) for n, s in STRENGTHS.items() if s is not None),
+        ),
+        image_size=32,
+        num_seeds=4,
+        num_images=128,
+        num_unit_images=48,
+        num_pairs=8,
+        num_score_images=2000,
+    ),
     "dsprites": StudyConfig(
         name="dsprites",
         data="dsprites",
@@ -156,6 +184,8 @@ PRESETS: dict[str, StudyConfig] = {
 
 RENDERED: dict[str, Callable[[int], Dataset]] = {
     "sprites": sprites,
+    "causal-sprites": causal_sprites,
+    "independent-sprites": independent_sprites,
     "shapes3d-standin": shapes3d_standin,
     "mpi3d-standin": mpi3d_standin,
 }
@@ -186,6 +216,8 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         )
     if config.data not in DATA:
         raise ValueError(unknown_choice("data", config.data, DATA))
+    if config.models not in ("train", "zoo"):
+        raise ValueError(unknown_choice("models", config.models, ("train", "zoo")))
     if config.mediation_outcome not in ("logits", "image"):
         raise ValueError(
             unknown_choice("mediation_outcome", config.mediation_outcome, ("logits", "image"))
@@ -229,6 +261,9 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
             # Loaded here too: a missing or foreign file is found before a folder is made.
             pretrained.load_dsprites_vae(str(data_path), family.name)
         return
+    if config.models == "zoo":
+        _check_zoo(config)
+        return
     if config.data == "dsprites" and config.image_size != 64:
         raise ValueError(f"dsprites have image_size 64, got {config.image_size}.")
     model = _conv_vae(config, (config.image_size, config.image_size, 1))
@@ -236,7 +271,43 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         train_config(config, family, 2 * config.batch_size, model)
 
 
-_ADDED = ("num_replicates", "num_factor_replicates", "num_shuffles")
+def _check_zoo(config: StudyConfig) -> None:
+    """Raises ValueError unless the zoo has every model that is asked for."""
+    if config.data not in WORLDS:
+        raise ValueError(unknown_choice("data of models of the zoo", config.data, WORLDS))
+    found = entries()
+    for family in config.families:
+        recipe = zoo_recipe(config, family)
+        if recipe.family == "vq_vae":
+            raise ValueError(
+                "vq_vae has codes where the study's other families have Gaussian latents: a study "
+                "takes one architecture. Load it with zoo.load and use effects.code_effects."
+            )
+        entry = found.get((recipe.world, recipe.family))
+        if entry is None or entry.recipe.strength != recipe.strength:
+            there = [
+                family_title(Family(name, e.recipe.strength or 1.0))
+                for (world, name), e in found.items()
+                if world == config.data
+            ]
+            raise ValueError(
+                unknown_choice(f"family of {config.data} in the zoo", family_title(family), there)
+            )
+        if config.num_seeds > entry.num_seeds:
+            raise ValueError(
+                f"the zoo has {entry.num_seeds} seeds of {recipe.family} on {config.data}, "
+                f"num_seeds is {config.num_seeds}."
+            )
+
+
+def zoo_recipe(config: StudyConfig, family: Family) -> Recipe:
+    """The zoo's recipe of a family of the study."""
+    has_strength = STRENGTHS.get(family.name) is not None
+    strength = family.strength if has_strength else None
+    return Recipe(config.data, family.name, strength=strength)
+
+
+_ADDED = ("num_replicates", "num_factor_replicates", "num_shuffles", "models")
 
 
 def as_json(config: StudyConfig) -> dict[str, Any]:
@@ -314,6 +385,8 @@ def network(config: StudyConfig, data: Dataset) -> Model:
     """The architecture that all families of a study share."""
     if config.data == "pretrained":
         return burgess_vae(data.image_shape)
+    if config.models == "zoo":
+        return zoo_network(zoo_recipe(config, config.families[0]))
     return _conv_vae(config, data.image_shape)
 
 

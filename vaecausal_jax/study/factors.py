@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from vaecausal_jax.circuits.graph_distance import GraphScore, graph_score
-from vaecausal_jax.data import Dataset
+from vaecausal_jax.data import CausalWorld, Dataset, descendants, factor_names
 from vaecausal_jax.effects.specificity import (
     CorrectedSpecificity,
     UnitClasses,
@@ -108,12 +108,13 @@ def readout_quality(inputs: Inputs, codes: Arrays, readout: Readout) -> ReadoutQ
 
 
 def factor_effects(
-    config: StudyConfig, arrays: dict[str, Arrays], names: tuple[str, ...], model: int
+    config: StudyConfig, data: Dataset, arrays: dict[str, Arrays], model: int
 ) -> FactorEffects:
     """Unit classes, mediation tensors and the factor graph of one model.
 
-    Factors of these worlds are drawn independently, so the true graph among them has no edge, and
-    whatever the model adds is entanglement.
+    A swap has total effects, so the graph is set against which factor acts on which at all, also
+    through others. Where factors are drawn independently that is none, and whatever the model adds
+    is entanglement.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), 8)
     sites = {site: arrays[f"site/{site}"] for site in unit_sites(arrays)}
@@ -135,7 +136,10 @@ def factor_effects(
     classes = classify_units(key, written)
     scores = corrected_specificity(key, written)
     paper = np.asarray(specificity(written.mean(axis=-1) ** 2).paper)
-    none = np.zeros((len(names), len(names)), bool)
+    names = factor_names(data)
+    true = np.zeros((len(names), len(names)), bool)
+    if isinstance(data, CausalWorld):
+        true = descendants(data)
     graph = factor_graph(key, arrays["input"]["swapped"][model], names=names, delta=MIN_EFFECT)
     return FactorEffects(
         mediated=mediated,
@@ -147,5 +151,5 @@ def factor_effects(
             site: float(leakage(np.abs(tensor).sum(axis=0))) for site, tensor in of_sites.items()
         },
         graph=graph,
-        score=graph_score(graph.adjacency, none),
+        score=graph_score(graph.adjacency, true),
     )

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from vaecausal_jax.data import Dataset, factor_names, num_images
+from vaecausal_jax import zoo
+from vaecausal_jax.data import Dataset, num_images
 from vaecausal_jax.jax_versions import platform
 from vaecausal_jax.json_values import read_object
 from vaecausal_jax.locks import run_lock
@@ -133,7 +134,7 @@ def plan_study(
     with entered_by_first(run_lock(folder)):
         parts = store.Parts(folder, spec)
     model = network(config, data)
-    titles = [] if config.data == "pretrained" else [family_title(f) for f in config.families]
+    titles = [family_title(f) for f in config.families] if config.trains else []
     return Plan(
         config,
         folder,
@@ -179,7 +180,7 @@ def _run_plan(plan: Plan, progress: Progress) -> Study:
     estimates = estimate_all(config, data, arrays)
     quality = readout_quality(inputs, arrays["codes"], inputs.readout)
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        effects_of = functools.partial(factor_effects, config, arrays, factor_names(data))
+        effects_of = functools.partial(factor_effects, config, data, arrays)
         factors = list(pool.map(effects_of, range(len(trained.labels))))
     summary = summarise(config, data, trained, arrays, estimates, quality, factors)
     tables = effect_tables(config, data, trained, arrays, estimates, factors)
@@ -216,7 +217,7 @@ def load_study(
 
     config = from_json(from_first(read_config))
     check_config(config, data_path)
-    for family in () if config.data == "pretrained" else config.families:
+    for family in config.families if config.trains else ():
         step = steps_done(store.checkpoint_folder(folder, family_title(family)))
         if step != config.num_steps // config.record_every * config.record_every:
             raise ValueError(
@@ -234,13 +235,15 @@ def train_all(
     folder: pathlib.Path,
     progress: Progress,
 ) -> Trained:
-    """Trains every family over its seeds, or loads the pretrained weights."""
+    """Trains every family over its seeds, or loads weights that were trained before."""
     model = network(config, data)
     if config.data == "pretrained":
         names = [family.name for family in config.families]
         params = [pretrained.load_dsprites_vae(str(data_path), name) for name in names]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         return Trained(model, stacked, [(n, 0) for n in names], ["ok"] * len(names), {})
+    if config.models == "zoo":
+        return _from_zoo(config, model)
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
     params, labels, verdicts, histories = [], [], [], {}
     for family in config.families:
@@ -272,6 +275,24 @@ def train_all(
         verdicts += diagnose(history, config.record_every)
         histories[title] = history
     stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *params)
+    return Trained(model, stacked, labels, verdicts, histories)
+
+
+def _from_zoo(config: StudyConfig, model: Model) -> Trained:
+    """The first seeds of every family in the zoo, with their record of training."""
+    params, labels, verdicts, histories = [], [], [], {}
+    for family in config.families:
+        title, where = family_title(family), (config.data, family.name)
+        params.append(zoo.load(*where).params)
+        labels += [(title, seed) for seed in range(config.num_seeds)]
+        verdicts += [seed["verdict"] for seed in zoo.entries()[where].record["seeds"]][
+            : config.num_seeds
+        ]
+        history = zoo.training_history(*where)
+        histories[title] = {name: a[: config.num_seeds] for name, a in history.items()}
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.concatenate([leaf[: config.num_seeds] for leaf in leaves]), *params
+    )
     return Trained(model, stacked, labels, verdicts, histories)
 
 

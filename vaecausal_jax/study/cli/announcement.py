@@ -61,7 +61,7 @@ def describe_study(plan: Plan) -> str:
     sites = [s for n, s in plan.model.sites.items() if n.startswith(("encoder", "latent", "decod"))]
     units = sum(site.num_units for site in sites)
     models = len(titles) * config.num_seeds
-    if config.data == "pretrained":
+    if not config.trains:
         first = f"loads {counted(models, 'model')} ({', '.join(titles)})"
     else:
         first = (

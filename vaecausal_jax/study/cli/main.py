@@ -49,8 +49,9 @@ class StudyCommand:
     Attributes:
         out: Folder for results.
         preset: A named study: "quick" (3 families x 4 seeds on rendered 32x32 sprites, minutes on
-            two cores), "dsprites" (the field's 64x64 protocol) or "pretrained" (models trained by
-            others).
+            two cores), "zoo" (the models that ship: 5 families x 4 seeds on sprites whose factors
+            cause one another), "dsprites" (the field's 64x64 protocol) or "pretrained" (models
+            trained by others).
         config: A JSON config instead of a preset, as printed by --print-config.
         data: The published file or folder of the config's data: the dSprites archive (preset
             "dsprites"; the exact geometry is rendered without it), the folder of weights (preset
@@ -62,7 +63,7 @@ class StudyCommand:
     """
 
     out: pathlib.Path = pathlib.Path("runs/study")
-    preset: Literal["quick", "dsprites", "pretrained"] = "quick"
+    preset: Literal["quick", "zoo", "dsprites", "pretrained"] = "quick"
     config: pathlib.Path | None = None
     data: pathlib.Path | None = None
     seeds: int | None = None

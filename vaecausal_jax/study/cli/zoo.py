@@ -117,8 +117,8 @@ def _print(console: rich.console.Console, folder: pathlib.Path, world: str | Non
     for place in sorted({place for place, _ in found}):
         table = rich.table.Table(
             title=f"{place}: mean over seeds, then the least readable seed of each factor",
-            caption="rec., KL: nats per image, of 2,048 images; over floor: rec. less the entropy of "
-            "their grey pixels; used: active latents, or codes; then accuracy of shape, "
+            caption="rec., KL: nats per image, of 2,048 images; over floor: rec. less the entropy "
+            "of their grey pixels; used: active latents, or codes; then accuracy of shape, "
             "R\N{SUPERSCRIPT TWO} of the others, as read off reconstructions",
         )
         families = {family: entry for (where, family), entry in found.items() if where == place}

@@ -32,6 +32,8 @@ COMPARED = {
 
 DATA = {
     "sprites": "Rendered sprites",
+    "causal-sprites": "Sprites whose factors cause one another",
+    "independent-sprites": "Sprites without causes, the twin of causal-sprites",
     "shapes3d-standin": "Rendered stand-in for 3DShapes (not the published images)",
     "mpi3d-standin": "Rendered stand-in for MPI3D (not the published images)",
     "dsprites": "dSprites",

@@ -24,6 +24,8 @@ def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
     )
     if config["data"] == "pretrained":
         trained = "Weights trained by others; one model a family"
+    if config.get("models") == "zoo":
+        trained = f"{config['num_seeds']} models per family of the zoo: `vaecausal zoo list`"
     data = DATA.get(config["data"], config["data"])
     size = np.shape(effects["kl_per_latent"])[-1]
     count = device["count"]
