@@ -141,7 +141,10 @@ def coverage(network, *, num_pairs=128, num_samples=200):
     samples = samples[active].reshape(active.sum() * num_samples, num_pairs)
     true = np.repeat(network.truth.effects[site][active], num_samples)
     estimate = inference.bootstrap_mean(
-        jax.random.key(4), samples, intervention="denoised", interval=inference.bca
+        jax.random.key(4),
+        samples,
+        intervention="denoised",
+        bootstrap=inference.Bootstrap(interval=inference.bca),
     )
     return scores.interval_coverage(estimate, true)
 

@@ -9,7 +9,7 @@ from vaecausal_jax.circuits import by_factor as fc
 from vaecausal_jax.circuits import effect_graphs as eg
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.data.pairs import Pairs
-from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
@@ -52,7 +52,7 @@ def graph():
         KEY,
         make_task(BoundModel(forward, None, SITES), Pairs(donor, X, EPS)),
         factors=PAIRS,
-        num_replicates=20,
+        bootstrap=Bootstrap(num_replicates=20),
     )
 
 

@@ -10,6 +10,7 @@ from vaecausal_jax.circuits import effect_graphs as eg
 from vaecausal_jax.circuits.tasks import make_task
 from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
+from vaecausal_jax.inference import Bootstrap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
@@ -47,7 +48,7 @@ def graph():
         make_task(BoundModel(linear, W, SITES), Pairs(DONOR, X, EPS)),
         readouts=("p", "q"),
         factors=pairs,
-        num_replicates=50,
+        bootstrap=Bootstrap(num_replicates=50),
     )
 
 
@@ -133,7 +134,7 @@ def test_latents_read_their_own_means_and_log_variances_only():
     graph = eg.effect_graph(
         jax.random.key(0),
         make_task(model.bind(params), Pairs(donor, x, eps), nodes=nodes),
-        num_replicates=10,
+        bootstrap=Bootstrap(num_replicates=10),
     )
     # The log-variances are parameters: nothing reads the input to make them.
     assert ("latent/mean", "latent/z") in graph.size
@@ -155,7 +156,7 @@ def test_skip_connections_are_refused_as_layers_but_not_as_a_matrix():
     graph = eg.effect_graph(
         jax.random.key(0),
         make_task(BoundModel(skipping, None, sites), Pairs(DONOR, X, EPS)),
-        num_replicates=10,
+        bootstrap=Bootstrap(num_replicates=10),
     )
     assert ("a", OUTCOME) in graph.size
     with pytest.raises(ValueError, match="skip a layer"):

@@ -12,7 +12,7 @@ from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import decompositions, mediation, mediators
 from vaecausal_jax.effects import mediation_estimates as me
 from vaecausal_jax.effects.decompositions import NaturalEffects
-from vaecausal_jax.inference import bootstrap_mean, false_discovery
+from vaecausal_jax.inference import Bootstrap, bootstrap_mean, false_discovery
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.sweeps.unit_tables import UnitTable
@@ -271,7 +271,10 @@ def summary():
         baseline=baseline,
     )
     return me.estimate_mediation(
-        jax.random.key(5), mediated, intervention="units of h", num_replicates=300
+        jax.random.key(5),
+        mediated,
+        intervention="units of h",
+        bootstrap=Bootstrap(num_replicates=300),
     )
 
 
@@ -317,7 +320,12 @@ def test_below_the_floor_there_is_nothing_to_take_a_share_of():
     mediator, points = FAMILIES["units"]
     found = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points)
     estimates = me.estimate_mediation(
-        jax.random.key(0), found, intervention="units", floor=1e6, num_replicates=20, num_flips=99
+        jax.random.key(0),
+        found,
+        intervention="units",
+        floor=1e6,
+        bootstrap=Bootstrap(num_replicates=20),
+        num_flips=99,
     )
     assert not estimates.defined
     assert np.isnan(estimates.proportion_mediated.value).all()
@@ -328,10 +336,15 @@ def test_pairs_of_one_base_image_are_one_observation():
     mediator, points = FAMILIES["units"]
     found = mediation.mediate(BoundModel(skipping, PARAMS), Pairs(*RUNS), mediator, points)
     copies = jax.tree.map(lambda a: jnp.repeat(a, 3, axis=1), found)
-    options = {"intervention": "units", "num_replicates": 200, "num_flips": 255}
-    plain = me.estimate_mediation(jax.random.key(0), found, **options)
+    options = {"intervention": "units", "num_flips": 255}
+    plain = me.estimate_mediation(
+        jax.random.key(0), found, bootstrap=Bootstrap(num_replicates=200), **options
+    )
     clustered = me.estimate_mediation(
-        jax.random.key(0), copies, clusters=np.repeat(np.arange(8), 3), **options
+        jax.random.key(0),
+        copies,
+        bootstrap=Bootstrap(num_replicates=200, clusters=np.repeat(np.arange(8), 3)),
+        **options,
     )
     np.testing.assert_allclose(
         clustered.proportion_mediated.low, plain.proportion_mediated.low, rtol=1e-4, atol=1e-5
@@ -368,7 +381,7 @@ def test_depth_profile_counts_the_units_that_carry_an_effect():
     part = share * size
     gram = decompositions.Gram(size + 0 * part, part, part, part, part, part)
     table = UnitTable(tuple(("h", unit) for unit in range(4)), gram)
-    found = me.depth_profile(jax.random.key(1), table, num_replicates=50)
+    found = me.depth_profile(jax.random.key(1), table, bootstrap=Bootstrap(num_replicates=50))
     np.testing.assert_allclose(found.effective_units["h"].value, 3, rtol=1e-4)
     np.testing.assert_allclose(found.largest_share["h"].value, 1 / 3, rtol=1e-5)
     np.testing.assert_allclose(found.interaction["h"].value, 0, atol=1e-6)

@@ -10,6 +10,7 @@ from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import modularity as em
 from vaecausal_jax.effects import unit_effects
 from vaecausal_jax.effects.specificity import specificity as indices
+from vaecausal_jax.inference import Bootstrap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 
@@ -19,7 +20,11 @@ specificity = jax.jit(indices)
 
 def modularity(changes, **options):
     return em.effect_modularity(
-        KEY, changes, intervention="latents redrawn", num_replicates=100, **options
+        KEY,
+        changes,
+        intervention="latents redrawn",
+        bootstrap=Bootstrap(num_replicates=100),
+        **options,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax.effects import specificity as sp
+from vaecausal_jax.inference import Bootstrap
 
 KEY = jax.random.key(0)
 indices_of = jax.jit(sp.specificity, static_argnames="eps")
@@ -202,7 +203,7 @@ def test_intervals_of_shares_cover_what_was_planted():
     means = np.array([1.0, 0.8, 0.3, 0.0])
     truth = means**2 / (means**2).sum()
     samples = np.random.default_rng(0).normal(size=(800, 4, 60)) + means[:, None]
-    found = sp.classify_units(KEY, samples, num_flips=200, num_replicates=400)
+    found = sp.classify_units(KEY, samples, num_flips=200, bootstrap=Bootstrap(num_replicates=400))
     covered = np.mean((found.low <= truth) & (truth <= found.high), axis=0)
     # Cut off at zero, small shares are covered more often than they say.
     assert np.all(covered >= 0.93)

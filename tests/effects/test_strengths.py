@@ -8,6 +8,7 @@ import pytest
 from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import codes as code_effects
 from vaecausal_jax.effects import strengths, unit_effects
+from vaecausal_jax.inference import Bootstrap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.models.networks import nearest_codes
@@ -68,7 +69,7 @@ def linear():
         output_sd=2.0,
         readout_range=(1.0, 4.0),
         kl=kl,
-        num_replicates=100,
+        bootstrap=Bootstrap(num_replicates=100),
     )
 
 
@@ -151,7 +152,9 @@ def test_a_bilinear_decoder_has_the_indices_of_the_formula():
     samples = prior_samples(
         decoder(lambda p, z: (a * z[0] + b * z[1] + c * z[0] * z[1])[None]), None, 2, doses=()
     )
-    found = strengths.estimate_strengths(KEY, samples, intervention="prior", num_replicates=100)
+    found = strengths.estimate_strengths(
+        KEY, samples, intervention="prior", bootstrap=Bootstrap(num_replicates=100)
+    )
     variance = a**2 + b**2 + c**2
     assert_within_errors(found.first_order, np.array([a**2, b**2]) / variance)
     assert_within_errors(found.total_index, np.array([a**2 + c**2, b**2 + c**2]) / variance)
@@ -169,7 +172,7 @@ def test_an_even_output_has_magnitude_and_curvature_but_no_signed_slope():
         decoder(lambda p, z: z**2), None, 1, doses=(0.5, 1.0), unit_sd=jnp.ones(1)
     )
     found = strengths.estimate_strengths(
-        KEY, samples, intervention="prior", output_sd=1.0, num_replicates=100
+        KEY, samples, intervention="prior", output_sd=1.0, bootstrap=Bootstrap(num_replicates=100)
     )
     assert_within_errors(found.signed_slope, 0)
     np.testing.assert_allclose(found.signed_curvature.value, 2, rtol=1e-3)
@@ -207,7 +210,9 @@ def uniform_strengths(forward, num_latents, low, high):
     samples = strengths.strength_samples(
         BoundModel(forward, None, sites), Runs(base, eps, {"z": donor}), "z", doses=()
     )
-    return strengths.estimate_strengths(KEY, samples, intervention="redrawn", num_replicates=100)
+    return strengths.estimate_strengths(
+        KEY, samples, intervention="redrawn", bootstrap=Bootstrap(num_replicates=100)
+    )
 
 
 @pytest.mark.thorough

@@ -17,6 +17,7 @@ from vaecausal_jax.factors.factor_effects import (
     tensor_estimate,
     write_tensor,
 )
+from vaecausal_jax.inference import Bootstrap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, Trace, list_sites
 from vaecausal_jax.sweeps.unit_tables import UnitTable
@@ -183,7 +184,7 @@ def test_discoveries_are_controlled_over_all_sites_together():
     )
     found = table.map(
         lambda samples: tensor_estimate(
-            jax.random.key(0), samples, intervention="test", num_replicates=200
+            jax.random.key(0), samples, intervention="test", bootstrap=Bootstrap(num_replicates=200)
         )
     )
     a, b = (found.sel(site).values for site in "ab")

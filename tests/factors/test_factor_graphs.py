@@ -18,6 +18,7 @@ from vaecausal_jax.factors.factor_graphs import (
     scm_pairs,
     swap_effects,
 )
+from vaecausal_jax.inference import Bootstrap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 
@@ -90,7 +91,9 @@ def test_the_graph_of_a_linear_model_is_recovered_from_its_swaps(model):
     np.testing.assert_allclose(total.mean(-1), np.linalg.inv(np.eye(size) - true), atol=1e-5)
     direct = direct_effects(total)
     np.testing.assert_allclose(direct.mean(-1), true, atol=1e-5)
-    graph = factor_graph(jax.random.key(0), direct, names=model.names, num_replicates=100)
+    graph = factor_graph(
+        jax.random.key(0), direct, names=model.names, bootstrap=Bootstrap(num_replicates=100)
+    )
     np.testing.assert_array_equal(graph.adjacency, causal.adjacency(model))
     np.testing.assert_allclose(graph.effect.value, true, atol=1e-5)
     score = graph_score(graph.adjacency, causal.adjacency(model))
@@ -98,7 +101,9 @@ def test_the_graph_of_a_linear_model_is_recovered_from_its_swaps(model):
 
 
 def test_total_effects_join_a_cause_to_all_that_follows_from_it():
-    graph = factor_graph(jax.random.key(0), recovered(LINEAR["chain"]), num_replicates=100)
+    graph = factor_graph(
+        jax.random.key(0), recovered(LINEAR["chain"]), bootstrap=Bootstrap(num_replicates=100)
+    )
     np.testing.assert_array_equal(graph.adjacency, np.triu(np.ones((3, 3), bool), 1))
     assert graph.names == ("0", "1", "2")
     assert np.isnan(np.diag(graph.p_value)).all()
@@ -125,7 +130,9 @@ def test_false_edges_between_independent_factors_stay_below_the_rate():
     false = 0
     for seed in range(40):
         samples = rng.normal(size=(5, 5, 30)) + 3 * np.eye(5)[..., None]
-        graph = factor_graph(jax.random.key(seed), samples, delta=0.0, num_replicates=10)
+        graph = factor_graph(
+            jax.random.key(seed), samples, delta=0.0, bootstrap=Bootstrap(num_replicates=10)
+        )
         score = graph_score(graph.adjacency, np.zeros((5, 5)))
         false += score.false_positives > 0
         assert not graph.adjacency.diagonal().any()

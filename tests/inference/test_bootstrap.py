@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 from vaecausal_jax import inference
-from vaecausal_jax.inference import resampling
+from vaecausal_jax.inference import Bootstrap, resampling
 
 KEY = jax.random.key(0)
 resample_ratio = jax.jit(inference.resample_ratio, static_argnames="num_replicates")
@@ -107,7 +107,9 @@ def test_expanded_level_gives_a_normal_quantile_that_makes_up_for_few_samples(nu
 
 
 def percentile_of(numerator, denominator, **options):
-    return inference.bootstrap_ratio(KEY, numerator, denominator, intervention="a", **options)
+    return inference.bootstrap_ratio(
+        KEY, numerator, denominator, intervention="a", bootstrap=Bootstrap(**options)
+    )
 
 
 def test_bca_agrees_with_scipy():
@@ -133,7 +135,9 @@ def test_studentised_interval_reaches_further_into_the_long_tail_than_percentile
     samples = np.tile(stats.expon.ppf((np.arange(40) + 0.5) / 40), (2, 1))
     asymmetry = []
     for interval in (inference.percentile, inference.studentised):
-        e = inference.bootstrap_mean(KEY, samples, intervention="a", interval=interval)
+        e = inference.bootstrap_mean(
+            KEY, samples, intervention="a", bootstrap=Bootstrap(interval=interval)
+        )
         asymmetry.append((e.high[0] - e.value[0]) / (e.value[0] - e.low[0]))
     assert 1 < asymmetry[0] < 0.9 * asymmetry[1]
 
@@ -147,7 +151,9 @@ def test_intervals_move_and_scale_with_the_samples(interval):
     samples = jnp.asarray(np.random.default_rng(0).gamma(2.0, size=(2, 40)), float)
 
     def ends(values):
-        e = inference.bootstrap_mean(KEY, values, intervention="a", interval=interval)
+        e = inference.bootstrap_mean(
+            KEY, values, intervention="a", bootstrap=Bootstrap(interval=interval)
+        )
         assert interval.__name__ in e.method
         return np.stack([e.low, e.high])
 
@@ -171,7 +177,10 @@ def test_percentiles_of_shares_stay_within_the_range_of_shares():
 def test_studentised_interval_is_students_for_samples_of_a_normal():
     samples = jnp.asarray(stats.norm.ppf((np.arange(200) + 0.5) / 200), float)
     e = inference.bootstrap_mean(
-        KEY, samples, intervention="a", interval=inference.studentised, num_replicates=4000
+        KEY,
+        samples,
+        intervention="a",
+        bootstrap=Bootstrap(interval=inference.studentised, num_replicates=4000),
     )
     expected = stats.t.interval(0.95, 199, loc=0, scale=stats.sem(np.asarray(samples)))
     np.testing.assert_allclose((e.low, e.high), expected, rtol=0.05)
@@ -197,7 +206,9 @@ def test_clusters_may_have_any_labels_in_any_order_and_size():
     samples = jnp.array([[1.0, 2.0, 4.0, 8.0, 16.0]])
     labels = np.array(["b", "a", "b", "c", "a"])
     np.testing.assert_array_equal(inference.sum_clusters(labels, samples), [[18.0, 5.0, 8.0]])
-    estimate = inference.bootstrap_mean(KEY, samples, intervention="a", clusters=labels)
+    estimate = inference.bootstrap_mean(
+        KEY, samples, intervention="a", bootstrap=Bootstrap(clusters=labels)
+    )
     np.testing.assert_allclose(estimate.value, 31 / 5)
 
 
@@ -205,7 +216,9 @@ def test_interval_of_clusters_covers_where_that_of_images_does_not():
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(40), 4)
     samples = rng.normal(size=(600, 40))[:, clusters] + rng.normal(size=(600, 160))
-    by_cluster = inference.bootstrap_mean(KEY, samples, intervention="a", clusters=clusters)
+    by_cluster = inference.bootstrap_mean(
+        KEY, samples, intervention="a", bootstrap=Bootstrap(clusters=clusters)
+    )
     by_image = inference.bootstrap_mean(KEY, samples, intervention="a")
     assert 0.925 <= np.mean((by_cluster.low <= 0) & (by_cluster.high >= 0)) <= 0.975
     assert np.mean((by_image.low <= 0) & (by_image.high >= 0)) < 0.85
@@ -300,7 +313,7 @@ def test_variance_of_the_mean_over_seeds_and_images_is_that_of_its_components(sh
 
 def both_levels(samples, *, shared, **options):
     return inference.bootstrap_two_level(
-        KEY, samples, shared_images=shared, intervention="a", **options
+        KEY, samples, shared_images=shared, intervention="a", bootstrap=Bootstrap(**options)
     )
 
 
@@ -359,10 +372,15 @@ def largest(ratios):
 def test_a_function_that_picks_one_ratio_has_the_interval_of_that_ratio():
     numerator, denominator = np.random.default_rng(0).exponential(size=(2, 3, 50)) + 0.1
     picked = inference.bootstrap_function(
-        KEY, lambda r: r[1], numerator, denominator, intervention="none", num_replicates=4000
+        KEY,
+        lambda r: r[1],
+        numerator,
+        denominator,
+        intervention="none",
+        bootstrap=Bootstrap(num_replicates=4000),
     )
     plain = inference.bootstrap_ratio(
-        KEY, numerator, denominator, intervention="none", num_replicates=4000
+        KEY, numerator, denominator, intervention="none", bootstrap=Bootstrap(num_replicates=4000)
     )
     np.testing.assert_allclose(picked.value, plain.value[1], rtol=1e-6)
     # Weights are of another key: the ends agree up to the bootstrap's own noise.
@@ -376,13 +394,18 @@ def test_the_largest_of_noise_is_no_larger_than_its_null():
     # E max of 20 means of 40 standard normals: 1.867 / sqrt(40).
     noise = np.random.default_rng(1).normal(size=(20, 40))
     found = inference.bootstrap_function(
-        KEY, largest, noise, intervention="none", num_flips=2000, num_replicates=20
+        KEY,
+        largest,
+        noise,
+        intervention="none",
+        num_flips=2000,
+        bootstrap=Bootstrap(num_replicates=20),
     )
     expected = stats.norm.expect(lambda x: 20 * x * stats.norm.cdf(x) ** 19) / np.sqrt(40)
     np.testing.assert_allclose(found.null, expected, rtol=0.1)
     effect = noise + np.linspace(0, 3, 20)[:, None]
     found = inference.bootstrap_function(
-        KEY, largest, effect, intervention="none", num_replicates=20
+        KEY, largest, effect, intervention="none", bootstrap=Bootstrap(num_replicates=20)
     )
     assert found.value > 2 * found.null
 
@@ -390,14 +413,16 @@ def test_the_largest_of_noise_is_no_larger_than_its_null():
 @pytest.mark.slow
 def test_copies_of_images_change_no_function_once_they_are_clusters():
     numerator = np.random.default_rng(2).normal(size=(3, 12))
-    options = {"intervention": "none", "num_replicates": 200}
-    plain = inference.bootstrap_function(KEY, largest, numerator, **options)
+    options = Bootstrap(num_replicates=200)
+    plain = inference.bootstrap_function(
+        KEY, largest, numerator, intervention="none", bootstrap=options
+    )
     copies = inference.bootstrap_function(
         KEY,
         largest,
         np.repeat(numerator, 4, axis=1),
-        clusters=np.repeat(np.arange(12), 4),
-        **options,
+        intervention="none",
+        bootstrap=options._replace(clusters=np.repeat(np.arange(12), 4)),
     )
     np.testing.assert_allclose(copies.ends, plain.ends, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(copies.null, plain.null, rtol=1e-4, atol=1e-6)
@@ -433,7 +458,10 @@ def test_a_curve_of_one_point_has_an_ordinary_interval():
     samples = np.random.default_rng(3).normal(size=(1, 60))
     band, own = (
         inference.bootstrap_mean(
-            KEY, samples, intervention="none", num_replicates=4000, interval=interval
+            KEY,
+            samples,
+            intervention="none",
+            bootstrap=Bootstrap(num_replicates=4000, interval=interval),
         )
         for interval in (inference.simultaneous, inference.studentised)
     )
@@ -447,7 +475,10 @@ def test_points_that_never_vary_are_known_and_do_not_widen_the_others():
     still = np.concatenate([curve, np.zeros((1, 30)), np.full((1, 30), 2.0)])
     with_still, without = (
         inference.bootstrap_mean(
-            KEY, a, intervention="none", num_replicates=200, interval=inference.simultaneous
+            KEY,
+            a,
+            intervention="none",
+            bootstrap=Bootstrap(num_replicates=200, interval=inference.simultaneous),
         )
         for a in (still, curve)
     )
@@ -511,7 +542,7 @@ BAD_CALLS = {
     ),
     "no curve": (
         lambda: inference.bootstrap_mean(
-            KEY, np.ones(5), intervention="", interval=inference.simultaneous
+            KEY, np.ones(5), intervention="", bootstrap=Bootstrap(interval=inference.simultaneous)
         ),
         r"\(5,\) is no curve",
     ),
@@ -534,7 +565,7 @@ def test_samples_spread_over_devices_give_the_intervals_of_one_device():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("images",))
     spec = jax.sharding.PartitionSpec(None, None, "images")
     spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
-    options = {"intervention": "none", "num_replicates": 200}
+    options = {"intervention": "none", "bootstrap": Bootstrap(num_replicates=200)}
     for samples in (
         lambda x: inference.bootstrap_mean(KEY, x, **options),
         lambda x: inference.bootstrap_ratio(KEY, x, jnp.abs(x) + 1, **options),

@@ -25,7 +25,7 @@ from vaecausal_jax.effects import mediators
 from vaecausal_jax.effects.decompositions import Gram, Mediated, NaturalEffects
 from vaecausal_jax.effects.strengths import StrengthSamples
 from vaecausal_jax.factors.interchange import Swapped
-from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Tape, list_sites
 from vaecausal_jax.metrics import mig
@@ -222,7 +222,14 @@ CHOICES = {
     "shared_images": (True, False),
     "ranks": (True, False),
 }
-"""Options all of whose choices are tried."""
+"""Options all of whose choices are tried; those of a Bootstrap where the function takes them."""
+
+NO_CLUSTERS = ("interquartile_mean", "bootstrap_two_level", "classify_units", "tensor_estimate")
+NO_CLUSTERS += ("factor_graph", "effect_graph")
+NO_INTERVAL = ("interquartile_mean", "bootstrap_two_level", "classify_units", "bootstrap_function")
+NO_INTERVAL += ("depth_profile",)
+REFUSED = {"clusters": NO_CLUSTERS, "interval": NO_INTERVAL}
+"""Fields of a ``Bootstrap`` to the functions that refuse them, see the test of the same name."""
 
 ELSEWHERE = {
     "study.": "made of a study's arrays by the functions below",
@@ -273,7 +280,7 @@ def estimators() -> dict[str, Callable[..., Any]]:
     found = {}
     for name, function in public_functions().items():
         hints = typing.get_type_hints(function)
-        has_level = hints.get("level") is float
+        has_level = hints.get("level") is float or hints.get("bootstrap") is Bootstrap
         gives = has_level or mentions_estimates(hints.get("return")) or ".estimate_" in name
         if gives and not name.startswith(tuple(ELSEWHERE)):
             found[name] = function
@@ -288,10 +295,12 @@ def calls(name: str, edge: Edge) -> Iterator[dict[str, Any]]:
     function = ESTIMATORS[name]
     short = name.split(".")[-1]
     parameters = inspect.signature(function).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if not open_ended and not edge.options.keys() <= parameters.keys():
+    fields = {n for n in Bootstrap._fields if short not in REFUSED.get(n, ())}
+    fields = fields if "bootstrap" in parameters else set()
+    if not edge.options.keys() <= parameters.keys() | fields:
         return
-    arguments: dict[str, Any] = dict(edge.options) if open_ended else {}
+    bootstrap = {n: v for n, v in edge.options.items() if n in fields and n not in parameters}
+    arguments: dict[str, Any] = {}
     for parameter in parameters.values():
         own = f"{short}.{parameter.name}"
         needed = parameter.default is parameter.empty or own in ARGUMENTS
@@ -308,8 +317,23 @@ def calls(name: str, edge: Edge) -> Iterator[dict[str, Any]]:
                 f"{parameter.name!r}: add it to ARGUMENTS."
             )
     chosen = [c for c in CHOICES if c in parameters]
+    chosen += ["interval"] if "interval" in fields else []
     for values in itertools.product(*(CHOICES[c] for c in chosen)):
-        yield arguments | dict(zip(chosen, values, strict=True))
+        options = arguments | dict(zip(chosen, values, strict=True))
+        if fields:
+            given = {n: options.pop(n) for n in fields & options.keys() if n not in parameters}
+            options["bootstrap"] = Bootstrap(**bootstrap, **given)
+        yield options
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_what_means_nothing_in_a_bootstrap_is_refused(field):
+    other = {"clusters": np.array([0, 0, 1, 1, 1]), "interval": inference.bca}[field]
+    for name in ESTIMATORS:
+        if name.split(".")[-1] in REFUSED[field]:
+            options = next(calls(name, EDGES["images_5"]))
+            with pytest.raises(ValueError, match=f"takes no {field} in its Bootstrap"):
+                ESTIMATORS[name](**options | {"bootstrap": Bootstrap(**{field: other})})
 
 
 def intervals(found: Any) -> Iterator[tuple[Any, Any, Any, str | None]]:
@@ -385,7 +409,9 @@ def test_intervals_at_the_edge_hold_their_estimate_or_say_that_there_is_none(nam
 
 @pytest.mark.parametrize("num", [1, 2, 19, 20])
 def test_replicates_too_few_for_the_level_give_no_interval(num):
-    found = inference.bootstrap_mean(KEY, NUMBERS, intervention="none", num_replicates=num)
+    found = inference.bootstrap_mean(
+        KEY, NUMBERS, intervention="none", bootstrap=Bootstrap(num_replicates=num)
+    )
     assert np.isnan(found.low) == np.isnan(found.high) == (num < 20)
     assert ("expected 20 or more at level 0.95." in found.caution) == (num < 20)
 
@@ -411,7 +437,9 @@ def test_a_caution_counts_the_intervals_without_width():
 
 
 def test_bias_corrected_percentiles_of_two_samples_are_the_samples():
-    found = inference.bootstrap_mean(KEY, [0.0, 1.0], intervention="a", interval=inference.bca)
+    found = inference.bootstrap_mean(
+        KEY, [0.0, 1.0], intervention="a", bootstrap=Bootstrap(interval=inference.bca)
+    )
     np.testing.assert_allclose((found.low, found.high), (0, 1), atol=1e-6)
 
 

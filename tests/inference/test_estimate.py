@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from vaecausal_jax.inference import Estimate, bootstrap_mean
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_mean
 
 VALUE = np.arange(6.0).reshape(2, 3)
 
@@ -77,7 +77,9 @@ def test_what_differs_is_told_of_all():
 
 
 def test_an_estimate_is_still_a_tree_of_its_fields():
-    found = bootstrap_mean(jax.random.key(0), np.eye(4), intervention="nothing", num_replicates=20)
+    found = bootstrap_mean(
+        jax.random.key(0), np.eye(4), intervention="nothing", bootstrap=Bootstrap(num_replicates=20)
+    )
     again = jax.tree.map(lambda leaf: leaf, found)
     np.testing.assert_array_equal(again.value, found.value)
     value, low, high, *_ = found

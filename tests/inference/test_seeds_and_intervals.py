@@ -26,7 +26,9 @@ def exponential_pairs(num_rows, num_images):
 def test_bootstrap_of_a_mean_covers_it_as_often_as_it_says():
     samples = jnp.asarray(np.random.default_rng(1).normal(3.0, 2.0, (1500, 150)), float)
     for level, low, high in ((0.95, 0.93, 0.97), (0.8, 0.77, 0.83)):
-        estimate = inference.bootstrap_mean(KEY, samples, intervention="none", level=level)
+        estimate = inference.bootstrap_mean(
+            KEY, samples, intervention="none", bootstrap=inference.Bootstrap(level=level)
+        )
         assert low <= coverage(estimate, 3.0) <= high
 
 
@@ -44,7 +46,11 @@ def test_bootstrap_covers_with_fresh_weights_for_every_replicate(seed):
     for i, key in enumerate(jax.random.split(jax.random.key(seed), 40)):
         rows = slice(100 * i, 100 * (i + 1))
         estimate = inference.bootstrap_ratio(
-            key, numerator[rows], denominator[rows], intervention="none", num_replicates=2000
+            key,
+            numerator[rows],
+            denominator[rows],
+            intervention="none",
+            bootstrap=inference.Bootstrap(num_replicates=2000),
         )
         low.append(estimate.low)
         high.append(estimate.high)
@@ -54,7 +60,9 @@ def test_bootstrap_covers_with_fresh_weights_for_every_replicate(seed):
 
 def test_bootstrap_errors_equal_those_of_theory():
     samples = jnp.asarray(np.random.default_rng(2).normal(0.0, 1.0, (400,)), float)
-    estimate = inference.bootstrap_mean(KEY, samples, intervention="none", num_replicates=4000)
+    estimate = inference.bootstrap_mean(
+        KEY, samples, intervention="none", bootstrap=inference.Bootstrap(num_replicates=4000)
+    )
     error = float(samples.std(ddof=1)) / 20
     np.testing.assert_allclose(estimate.value, samples.mean(), atol=1e-6)
     np.testing.assert_allclose((estimate.high - estimate.low) / 2, 1.96 * error, rtol=0.05)
@@ -159,7 +167,11 @@ def test_the_sign_flip_bound_is_that_of_the_enumeration():
 
 def test_an_estimate_records_what_was_done():
     estimate = inference.bootstrap_mean(
-        KEY, jnp.arange(5.0), intervention="zero decoder/conv0", null=0.1, level=0.9
+        KEY,
+        jnp.arange(5.0),
+        intervention="zero decoder/conv0",
+        null=0.1,
+        bootstrap=inference.Bootstrap(level=0.9),
     )
     assert estimate.intervention == "zero decoder/conv0"
     assert (estimate.null, estimate.level, estimate.num_inputs, estimate.num_seeds) == (
@@ -182,7 +194,9 @@ BAD_CALLS = {
         r"\(2, 4\).*\(5,\)",
     ),
     "per cent": (
-        lambda: inference.bootstrap_mean(KEY, ONES, intervention="a", level=95),
+        lambda: inference.bootstrap_mean(
+            KEY, ONES, intervention="a", bootstrap=inference.Bootstrap(level=95)
+        ),
         "between 0 and 1.*got 95",
     ),
     "per cent of seeds": (

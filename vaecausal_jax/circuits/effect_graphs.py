@@ -20,7 +20,13 @@ from vaecausal_jax.circuits.scorers import patched_values, read_node
 from vaecausal_jax.circuits.tasks import Task, task_values
 from vaecausal_jax.data.pairs import Pairs, check_pairs
 from vaecausal_jax.effects.paths import INPUT, OUTCOME, Pair, natural_values
-from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
+from vaecausal_jax.inference import (
+    Bootstrap,
+    Estimate,
+    bootstrap_mean,
+    false_discovery,
+    minimum_effect_test,
+)
 from vaecausal_jax.processes import to_host
 from vaecausal_jax.sweeps.grid import SweepFn, sweep, unreduced
 
@@ -76,8 +82,7 @@ def effect_graph(
     readouts: Sequence[str] = (),
     factors: Mapping[str, Pairs] | None = None,
     min_effect: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 500,
+    bootstrap: Bootstrap = Bootstrap(num_replicates=500),
     sweep: SweepFn = sweep,
 ) -> EffectGraph:
     """Every edge of a network as an effect.
@@ -92,14 +97,14 @@ def effect_graph(
         min_effect: Least signed effect, in SD, that counts. With many images every weight differs
             from zero, and rounding, which patched and natural runs need not share, may: 0 asks for
             any effect at all.
-        level: Coverage of the intervals.
-        num_replicates: Bootstrap replicates behind them.
+        bootstrap: How intervals are made; the tests know no clusters.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
         ValueError: Inputs that differ in number, fewer than two, unknown sites, or names that do
             not fit.
     """
+    bootstrap.without("effect_graph", "clusters")
     num = check_pairs(task.pairs)
     if num < 2:
         raise ValueError(f"an effect graph needs at least two images, got {num}.")
@@ -113,9 +118,9 @@ def effect_graph(
     size, signed, p_value = {}, {}, {}
     for pair, found in samples.items():
         what = f"{pair[0]} resampled as read by {pair[1]}"
-        squared = _estimates(key, found.squared, what, level, num_replicates)
+        squared = _estimates(key, found.squared, what, bootstrap)
         size[pair] = squared.map(lambda square: np.sqrt(np.maximum(square, 0)))
-        signed[pair] = _estimates(key, found.signed, what, level, num_replicates)
+        signed[pair] = _estimates(key, found.signed, what, bootstrap)
         p_value[pair] = minimum_effect_test(found.signed, min_effect)
     adjusted = false_discovery(np.concatenate([p.ravel() for p in p_value.values()]))
     ends = np.cumsum([p.size for p in p_value.values()])[:-1]
@@ -351,9 +356,7 @@ def _labels(
     return {FACTORS: tuple(factors), **{n: v for n, v in labels.items() if n != INPUT}}
 
 
-def _estimates(
-    key: Array, samples: np.ndarray, what: str, level: float, num_replicates: int
-) -> Estimate:
+def _estimates(key: Array, samples: np.ndarray, what: str, bootstrap: Bootstrap) -> Estimate:
     """Means over images with intervals, a few thousand edges at a time."""
     rows = samples.reshape(-1, samples.shape[-1])
     size = min(_ROWS, len(rows))
@@ -363,8 +366,7 @@ def _estimates(
             key,
             padded[first : first + size],
             intervention=what,
-            level=level,
-            num_replicates=num_replicates,
+            bootstrap=bootstrap,
         )
         for first in range(0, len(padded), size)
     ]

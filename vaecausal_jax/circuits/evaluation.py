@@ -23,7 +23,7 @@ from vaecausal_jax.circuits.masks import Masks, Scores, flat_scores, stack_circu
 from vaecausal_jax.circuits.selectors import select_top
 from vaecausal_jax.circuits.tasks import Task, check_circuit, circuit_metrics
 from vaecausal_jax.effects.paths import Values
-from vaecausal_jax.inference import Estimate, bootstrap_ratio
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_ratio
 from vaecausal_jax.sweeps.grid import SweepFn, sweep
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,7 +49,9 @@ class FaithfulnessSamples(NamedTuple):
     def estimate(self, key: Array, *, ablation: str, level: float) -> Estimate:
         """f(C) of each circuit, with intervals over pairs."""
         what = f"all outside the circuit ablated: {ablation}"
-        return bootstrap_ratio(key, self.restored, self.total, intervention=what, level=level)
+        return bootstrap_ratio(
+            key, self.restored, self.total, intervention=what, bootstrap=Bootstrap(level=level)
+        )
 
 
 class Curve(NamedTuple):

@@ -4,17 +4,17 @@ For images a share is projected, sum <part, TE> / sum |TE|^2 over pairs: a ratio
 pairs in which little happens weigh little, and parts that add up to TE have shares that add to one.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from vaecausal_jax.effects.decompositions import Gram, Mediated, mediation_shares
 from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import (
+    Bootstrap,
     Estimate,
     bootstrap_function,
     bootstrap_ratio,
@@ -79,11 +79,9 @@ def estimate_mediation(
     mediated: Mediated,
     *,
     intervention: str,
-    clusters: ArrayLike | None = None,
     floor: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
     num_flips: int = 9999,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> MediationEstimates:
     """Shares with intervals over pairs, from what a sweep of ``mediate`` kept.
 
@@ -91,12 +89,11 @@ def estimate_mediation(
         key: Typed PRNG key.
         mediated: Leaves (mediators, pairs).
         intervention: What was patched, in words.
-        clusters: (pairs,) labels of pairs that share a base image.
         floor: Mean |TE|^2 at or below which there is nothing to take a share of, e.g. the mean of
             ``effects.noise_floor``.
-        level: Coverage.
-        num_replicates: Bootstrap replicates.
         num_flips: Sign patterns behind the p-values.
+        bootstrap: How intervals are made; clusters are pairs that share a base image, which the
+            tests flip together.
 
     Raises:
         ValueError: As ``bootstrap_ratio``.
@@ -113,14 +110,14 @@ def estimate_mediation(
             numerator,
             below,
             intervention=f"{intervention}: {what}",
-            level=level,
-            num_replicates=num_replicates,
-            clusters=clusters,
+            bootstrap=bootstrap,
         )
 
     direct = denominator - shares.noising
     held = mediated.controlled
-    tested = shares.noising if clusters is None else sum_clusters(clusters, shares.noising)
+    tested = shares.noising
+    if bootstrap.clusters is not None:
+        tested = sum_clusters(bootstrap.clusters, tested)
     test = sign_flip_test(tested, key=flip_key, num_flips=num_flips)
     return MediationEstimates(
         proportion_mediated=share(shares.noising, "target run <- reference"),
@@ -150,7 +147,7 @@ def proportion_mediated(
     gram: Gram,
     *,
     intervention: str = "each unit of the target run <- its value in the reference run",
-    **options: Any,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """What is lost without each mediator, as a share of the total effect: TNIE; null 0.
 
@@ -161,11 +158,11 @@ def proportion_mediated(
         key: Typed PRNG key.
         gram: Inner products, leaves (mediators, pairs).
         intervention: What was patched, in words.
-        **options: Of ``bootstrap_ratio``: level, clusters, num_replicates, ...
+        bootstrap: How intervals are made.
     """
     shares = mediation_shares(gram)
     return bootstrap_ratio(
-        key, shares.noising, shares.denominator, intervention=intervention, **options
+        key, shares.noising, shares.denominator, intervention=intervention, bootstrap=bootstrap
     )
 
 
@@ -173,9 +170,7 @@ def depth_profile(
     key: Array,
     effects: UnitTable,
     *,
-    clusters: ArrayLike | None = None,
-    level: float = 0.95,
-    num_replicates: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> DepthProfile:
     """How concentrated and how interacting the mediation of each site is, from its units' Grams.
 
@@ -185,9 +180,7 @@ def depth_profile(
     Args:
         key: Typed PRNG key.
         effects: From ``unit_mediation``, of sites in the order of depth.
-        clusters: (pairs,) labels of pairs that share a base image.
-        level: Coverage.
-        num_replicates: Bootstrap replicates.
+        bootstrap: How intervals are made; clusters are pairs that share a base image.
     """
     shares = {name: mediation_shares(effects.sel(name).values) for name in effects.sites}
 
@@ -199,9 +192,7 @@ def depth_profile(
                 getattr(share, part),
                 share.denominator,
                 intervention=f"units of {name} patched between paired inputs",
-                clusters=clusters,
-                level=level,
-                num_replicates=num_replicates,
+                bootstrap=bootstrap,
             )
             for name, share in shares.items()
         }

@@ -25,7 +25,7 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects.unit_effects import clean_runs, held_runs
-from vaecausal_jax.inference import Estimate, bootstrap_mean
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_mean
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Outcome, Sites, Trace, measure
 from vaecausal_jax.sweeps.grid import SweepFn, sweep
@@ -113,9 +113,7 @@ def effect_modularity(
     *,
     intervention: str,
     num_flips: int = 8,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-    clusters: ArrayLike | None = None,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> EffectModularity:
     """M of signed changes, minus M of the same changes with random signs.
 
@@ -127,9 +125,7 @@ def effect_modularity(
         changes: (latents, images, activations), as from ``activation_changes``.
         intervention: What was done, in words.
         num_flips: Draws of the null for each image; their mean is used.
-        level: Coverage.
-        num_replicates: Bootstrap replicates.
-        clusters: (images,) labels of images to be resampled together.
+        bootstrap: How intervals are made.
 
     Raises:
         ValueError: Not (latents, images, activations) with at least two of each.
@@ -144,8 +140,8 @@ def effect_modularity(
     own, null, correlations = map(np.asarray, _modularity(flip_key, changes, num_flips))
     # Images in which fewer than two latents change anything say nothing.
     kept = np.isfinite(own) & np.isfinite(null)
-    if clusters is not None:
-        clusters = np.asarray(clusters)[kept]
+    if bootstrap.clusters is not None:
+        bootstrap = bootstrap._replace(clusters=np.asarray(bootstrap.clusters)[kept])
     if kept.sum() < 2:
         raise ValueError("fewer than two latents change anything, in all images but one or none.")
 
@@ -155,9 +151,7 @@ def effect_modularity(
             values[kept],
             intervention=f"{intervention}: {what}",
             null=null,
-            level=level,
-            num_replicates=num_replicates,
-            clusters=clusters,
+            bootstrap=bootstrap,
         )
 
     return EffectModularity(

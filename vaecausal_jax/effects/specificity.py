@@ -18,7 +18,13 @@ from jax.typing import ArrayLike
 from scipy import special
 
 from vaecausal_jax.effects.unit_effects import effective_units
-from vaecausal_jax.inference import expanded_level, false_discovery, resample_ratio, sign_flip_test
+from vaecausal_jax.inference import (
+    Bootstrap,
+    expanded_level,
+    false_discovery,
+    resample_ratio,
+    sign_flip_test,
+)
 from vaecausal_jax.inference.estimate import least_replicates
 from vaecausal_jax.inference.resampling import holding, middle
 
@@ -174,9 +180,8 @@ def classify_units(
     q: float = 0.05,
     min_top_share: float = 0.5,
     min_share: float = 0.1,
-    level: float = 0.95,
     num_flips: int = 9999,
-    num_replicates: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> UnitClasses:
     """Sorts units into dead, monosemantic, polysemantic and undetermined, with the evidence.
 
@@ -198,16 +203,16 @@ def classify_units(
         q: False discovery rate.
         min_top_share: What the one factor of a monosemantic unit must exceed.
         min_share: What each factor of a polysemantic unit must exceed.
-        level: Coverage of the shares' intervals.
         num_flips: Random flips behind the tests. No p is below 1 / (1 + num_flips): finding a lone
             effect among m tests takes more than m / q.
-        num_replicates: Bootstrap replicates behind the intervals; fewer than 1 / (1 - level) give
-            none, and no verdict but dead or undetermined.
+        bootstrap: How the shares' intervals are made, by percentiles and without clusters. Too few
+            replicates give none, and no verdict but dead or undetermined.
 
     Raises:
-        ValueError: Not (units, factors, images) with at least two of the last two, or a threshold
-            or level outside (0, 1).
+        ValueError: Not (units, factors, images) with at least two of the last two, a
+            threshold or level outside (0, 1), or clusters or another ``interval``.
     """
+    num_replicates, level, _, _ = bootstrap.without("classify_units", "clusters", "interval")
     for word, value in {
         "q": q,
         "min_top_share": min_top_share,

@@ -26,6 +26,7 @@ from jax.typing import ArrayLike
 from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects.unit_effects import clean_runs, held_runs, output_spread
 from vaecausal_jax.inference import (
+    Bootstrap,
     Estimate,
     bootstrap_mean,
     bootstrap_ratio,
@@ -270,9 +271,7 @@ def estimate_strengths(
     readout_range: ArrayLike = 1.0,
     kl: ArrayLike | None = None,
     min_support: float = 0.01,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-    clusters: ArrayLike | None = None,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> EffectStrengths:
     """Every form of effect strength, with intervals, from one sweep's samples.
 
@@ -285,15 +284,12 @@ def estimate_strengths(
         readout_range: (read-outs,) or a number: what one whole factor is worth.
         kl: (images, units): nats that each latent costs, for ``efficiency``.
         min_support: Share of natural values beyond a dose that counts as on support.
-        level: Coverage; of whole curves for responses to doses.
-        num_replicates: Bootstrap replicates.
-        clusters: (images,) labels of images to be resampled together.
+        bootstrap: How intervals are made; those of responses to doses hold whole curves.
 
     Raises:
         ValueError: As ``bootstrap_ratio``, or ``kl`` of another shape.
     """
     num_units, num_images = samples.squared.shape
-    options = {"level": level, "num_replicates": num_replicates, "clusters": clusters}
     redrawn = f"{intervention}, one unit redrawn"
     shifted = "units shifted by doses of their SD"
     ranges = jnp.broadcast_to(jnp.asarray(readout_range, float), samples.readout.shape[1:2])
@@ -341,15 +337,18 @@ def estimate_strengths(
             "signed_curvature": ((up + down) / scale**2, f"{shifted}, signed curvature"),
         }
         curves = jnp.concatenate([samples.dose_squared[:, None] / per_output, responses], axis=1)
-        band = bootstrap_mean(key, curves, intervention=shifted, interval=simultaneous, **options)
+        whole = bootstrap._replace(interval=simultaneous)
+        band = bootstrap_mean(key, curves, intervention=shifted, bootstrap=whole)
         bands = {
             "dose_response": _root(_pick(band, np.s_[:, 0], f"{shifted}, RMS in output SD")),
             "signed_response": _pick(band, np.s_[:, 1:], f"{shifted}, read-outs over range"),
         }
     found = _estimate_all(
-        shares, lambda n, d: bootstrap_ratio(key, n, d, intervention="", **options)
+        shares, lambda n, d: bootstrap_ratio(key, n, d, intervention="", bootstrap=bootstrap)
     )
-    found |= _estimate_all(means, lambda n: bootstrap_mean(key, n, intervention="", **options))
+    found |= _estimate_all(
+        means, lambda n: bootstrap_mean(key, n, intervention="", bootstrap=bootstrap)
+    )
     found |= bands
     found |= {name: _root(found[name]) for name in ("slope", "curvature") if name in found}
     return EffectStrengths(

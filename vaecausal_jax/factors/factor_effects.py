@@ -27,7 +27,13 @@ from vaecausal_jax.data.pairs import Pairs, check_pair, check_pairs
 from vaecausal_jax.effects.mediation import paired_rows
 from vaecausal_jax.effects.unit_effects import clean_runs
 from vaecausal_jax.errors import unknown_choice
-from vaecausal_jax.inference import Estimate, bootstrap_mean, false_discovery, minimum_effect_test
+from vaecausal_jax.inference import (
+    Bootstrap,
+    Estimate,
+    bootstrap_mean,
+    false_discovery,
+    minimum_effect_test,
+)
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import (
     Change,
@@ -233,8 +239,7 @@ def tensor_estimate(
     intervention: str,
     q: float = 0.05,
     delta: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> TensorEstimate:
     """Means over pairs with intervals, and which survive: one family of tests over all units.
 
@@ -246,18 +251,16 @@ def tensor_estimate(
         q: False discovery rate (Benjamini-Hochberg).
         delta: Smallest effect of interest, in SD of a factor; with enough pairs every effect
             differs from zero.
-        level: Coverage.
-        num_replicates: Bootstrap replicates.
+        bootstrap: How intervals are made; the tests know no clusters.
 
     Raises:
-        ValueError: Fewer than two pairs, or q outside (0, 1).
+        ValueError: Fewer than two pairs, q outside (0, 1), or clusters.
     """
+    bootstrap.without("tensor_estimate", "clusters")
     if not 0.0 < q < 1.0:
         raise ValueError(f"q must lie between 0 and 1, got {q}.")
     p_value = false_discovery(minimum_effect_test(samples, delta))
-    estimate = bootstrap_mean(
-        key, samples, intervention=intervention, level=level, num_replicates=num_replicates
-    )
+    estimate = bootstrap_mean(key, samples, intervention=intervention, bootstrap=bootstrap)
     return TensorEstimate(estimate, p_value, p_value <= q)
 
 

@@ -20,6 +20,7 @@ from vaecausal_jax.data.causal import SCM, intervene, observe, sample_noise
 from vaecausal_jax.data.pairs import Pairs, check_pair, check_pairs
 from vaecausal_jax.effects.mediators import Mediator
 from vaecausal_jax.inference import (
+    Bootstrap,
     Estimate,
     bootstrap_mean,
     false_discovery,
@@ -171,8 +172,7 @@ def factor_graph(
     names: Sequence[str] | None = None,
     q: float = 0.05,
     delta: float = 0.1,
-    level: float = 0.95,
-    num_replicates: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> FactorGraph:
     """Edges are effects above ``delta`` at false discovery rate q over all off-diagonal entries.
 
@@ -183,13 +183,13 @@ def factor_graph(
         q: False discovery rate (Benjamini-Hochberg).
         delta: Smallest effect that is an edge: in SD of the factor read, or for direct effects in
             SD of it per SD of the cause.
-        level: Coverage of the intervals.
-        num_replicates: Bootstrap replicates.
+        bootstrap: How intervals are made; the tests know no clusters.
 
     Raises:
-        ValueError: Not (factors, factors, pairs), names that do not fit, q outside (0, 1), or a
-            negative delta.
+        ValueError: Not (factors, factors, pairs), names that do not fit, q outside (0, 1), a
+            negative delta, or clusters.
     """
+    bootstrap.without("factor_graph", "clusters")
     samples = np.asarray(samples, float)
     _check_samples(samples)
     num = len(samples)
@@ -204,8 +204,7 @@ def factor_graph(
         key,
         samples,
         intervention="representation of one factor swapped within minimal pairs",
-        level=level,
-        num_replicates=num_replicates,
+        bootstrap=bootstrap,
     )
     return FactorGraph(effect, adjusted, adjusted <= q, names)
 

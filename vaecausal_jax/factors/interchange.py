@@ -30,7 +30,7 @@ from vaecausal_jax.effects import mediators
 from vaecausal_jax.effects.mediators import Mediator
 from vaecausal_jax.factors.readouts import Readout, check_factor
 from vaecausal_jax.indices import as_indices
-from vaecausal_jax.inference import Estimate, bootstrap_mean, bootstrap_ratio
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_mean, bootstrap_ratio
 from vaecausal_jax.interventions import Replace, SubspaceSwap
 from vaecausal_jax.interventions.bound import BoundModel
 from vaecausal_jax.interventions.sites import Forward, Outcome, Sites, measure, outputs
@@ -216,7 +216,7 @@ def interchange(
     return sweep(run, points, tuple(inputs))
 
 
-def continuous_iia(key: Array, swapped: Swapped, **options: Any) -> Estimate:
+def continuous_iia(key: Array, swapped: Swapped, bootstrap: Bootstrap = Bootstrap()) -> Estimate:
     """1 - sum |y_swap - y*|^2 / sum |y_base - y*|^2, with interval; its null is 0.
 
     1 where the swap does all that the change of the factor does and nothing else, 0 where it might
@@ -225,14 +225,14 @@ def continuous_iia(key: Array, swapped: Swapped, **options: Any) -> Estimate:
     Args:
         key: Typed PRNG key.
         swapped: Leaves (..., interchanges).
-        **options: Of ``inference.bootstrap_ratio``.
+        bootstrap: How its interval is made.
     """
     return bootstrap_ratio(
         key,
         swapped.distance - swapped.error,
         swapped.distance,
         intervention="part of a site swapped from source to base",
-        **options,
+        bootstrap=bootstrap,
     )
 
 
@@ -293,7 +293,7 @@ def interchange_report(
         return jax.tree.map(lambda a: a[0], swapped)
 
     def agreement(swapped):
-        return continuous_iia(boot_key, swapped, level=level)
+        return continuous_iia(boot_key, swapped, Bootstrap(level=level))
 
     point = alignment.fit(fit_key, net.params, train)
     found = measure(net.params, point, test)
@@ -323,7 +323,7 @@ def interchange_report(
                 boot_key,
                 share.astype(float),
                 intervention="part of a site swapped from source to base",
-                level=level,
+                bootstrap=Bootstrap(level=level),
             )
             for share in (own & others, own, others)
         ]

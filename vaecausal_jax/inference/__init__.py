@@ -6,6 +6,7 @@ share a base image, or trained models. To which of them a number generalises is 
 
 from vaecausal_jax.inference.bias import split_halves, squared_mean_effect
 from vaecausal_jax.inference.bootstrap import (
+    Bootstrap,
     bootstrap_function,
     bootstrap_mean,
     bootstrap_ratio,
@@ -52,6 +53,7 @@ from vaecausal_jax.inference.two_level import (
 )
 
 __all__ = [
+    "Bootstrap",
     "MIN_SEEDS",
     "Estimate",
     "Race",

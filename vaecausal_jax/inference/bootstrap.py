@@ -32,16 +32,43 @@ from vaecausal_jax.inference.resampling import (
 _PAIR = "bootstrap of the pair (numerator, denominator)"
 
 
+class Bootstrap(NamedTuple):
+    """How intervals are made: one value for all those of an analysis.
+
+    Attributes:
+        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
+        level: Coverage.
+        clusters: (images,) labels of images to be resampled together, e.g. the base image where
+            several interventions share one. By default each image is resampled alone.
+        interval: Function of a ``Resampled`` and the level. ``percentile`` suits most samples,
+            ``bca`` skewed ones, ``studentised`` those of fewer than about 30 images; with
+            ``simultaneous`` the last axis before the images is a curve, held as a whole.
+    """
+
+    num_replicates: int = 1000
+    level: float = 0.95
+    clusters: ArrayLike | None = None
+    interval: Interval = percentile
+
+    def without(self, function: str, *fields: str) -> "Bootstrap":
+        """The same, for a function that some fields mean nothing to.
+
+        Raises:
+            ValueError: One of these fields is set.
+        """
+        for name in fields:
+            if getattr(self, name) is not self._field_defaults[name]:
+                raise ValueError(f"{function} takes no {name} in its Bootstrap.")
+        return self
+
+
 def bootstrap_mean(
     key: Array,
     samples: ArrayLike,
     *,
     intervention: str,
     null: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-    clusters: ArrayLike | None = None,
-    interval: Interval = percentile,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Mean over images with a bootstrap interval.
 
@@ -50,10 +77,7 @@ def bootstrap_mean(
         samples: Effects per image, (..., images), e.g. one row per unit.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
-        level: Coverage.
-        num_replicates: See ``bootstrap_ratio``.
-        clusters: See ``bootstrap_ratio``.
-        interval: See ``bootstrap_ratio``.
+        bootstrap: How its interval is made.
 
     Raises:
         ValueError: As ``bootstrap_ratio``.
@@ -70,10 +94,7 @@ def bootstrap_mean(
         jnp.ones(samples.shape[-1:], samples.dtype),
         intervention=intervention,
         null=null,
-        level=level,
-        num_replicates=num_replicates,
-        clusters=clusters,
-        interval=interval,
+        bootstrap=bootstrap,
     )
     return estimate._replace(method=estimate.method.replace(_PAIR, "paired bootstrap"))
 
@@ -85,10 +106,7 @@ def bootstrap_ratio(
     *,
     intervention: str,
     null: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
-    clusters: ArrayLike | None = None,
-    interval: Interval = percentile,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Ratio of sums over images with a bootstrap of the pair.
 
@@ -99,18 +117,13 @@ def bootstrap_ratio(
             effect to take a share of.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
-        level: Coverage.
-        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
-        clusters: (images,) labels of images to be resampled together, e.g. the base image where
-            several interventions share one. By default each image is resampled alone.
-        interval: Function of a ``Resampled`` and the level. ``percentile`` suits most samples,
-            ``bca`` skewed ones, ``studentised`` those of fewer than about 30 images; with
-            ``simultaneous`` the last axis before the images is a curve, held as a whole.
+        bootstrap: How its interval is made.
 
     Raises:
         ValueError: Fewer than two images or clusters, shapes that do not match, or a level outside
             (0, 1).
     """
+    num_replicates, level, clusters, interval = bootstrap
     if interval is simultaneous and np.ndim(numerator) < 2:
         raise ValueError(
             f"numerator {np.shape(numerator)} is no curve, expected (..., points, images)."
@@ -142,10 +155,8 @@ def bootstrap_function(
     denominator: ArrayLike | None = None,
     *,
     intervention: str,
-    level: float = 0.95,
-    num_replicates: int = 1000,
     num_flips: int = 200,
-    clusters: ArrayLike | None = None,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """A function of ratios of sums, such as their largest, with a bootstrap interval.
 
@@ -161,15 +172,15 @@ def bootstrap_function(
         numerator: (..., images).
         denominator: (..., images), broadcastable to it; if None ones, which gives means.
         intervention: What was done, in words.
-        level: Coverage.
-        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
         num_flips: Sign patterns behind the null.
-        clusters: (images,) labels of images to be resampled and flipped together.
+        bootstrap: How its interval is made, by percentiles; clusters are flipped together, too.
 
     Raises:
-        ValueError: Fewer than two images or clusters, shapes that do not match, or a level outside
-            (0, 1).
+        ValueError: Fewer than two images or clusters, shapes that do not match, a level outside
+            (0, 1), or another ``interval``.
     """
+    bootstrap.without("bootstrap_function", "interval")
+    num_replicates, level, clusters, _ = bootstrap
     if denominator is None:
         denominator = np.ones(np.shape(numerator)[-1:])
     pair = _checked_pair(numerator, denominator, clusters, level)
@@ -202,8 +213,7 @@ def interquartile_mean(
     num_inputs: int,
     intervention: str,
     null: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 2000,
+    bootstrap: Bootstrap = Bootstrap(num_replicates=2000),
 ) -> Estimate:
     """Mean of the middle half of all trained models, which one failed model does not decide.
 
@@ -217,12 +227,13 @@ def interquartile_mean(
         num_inputs: Images behind each value.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
-        level: Coverage.
-        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
+        bootstrap: How its interval is made; seeds have no clusters.
 
     Raises:
-        ValueError: Another shape, fewer than two seeds, or a level outside (0, 1).
+        ValueError: Another shape, fewer than two seeds, a level outside (0, 1), or clusters or
+            another ``interval``.
     """
+    num_replicates, level, _, _ = bootstrap.without("interquartile_mean", "clusters", "interval")
     check_level(level)
     values = np.asarray(values, float)
     if values.ndim not in (1, 2) or values.shape[0] < 2 or values.size == 0:

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from scipy import special
 
+from vaecausal_jax.inference.bootstrap import Bootstrap
 from vaecausal_jax.inference.estimate import Estimate, check_level, least_replicates, method_from
 from vaecausal_jax.inference.resampling import divide, middle, poisson_weights, weighted
 
@@ -148,8 +149,7 @@ def bootstrap_two_level(
     shared_images: bool,
     intervention: str,
     null: float = 0.0,
-    level: float = 0.95,
-    num_replicates: int = 1000,
+    bootstrap: Bootstrap = Bootstrap(),
 ) -> Estimate:
     """Mean over trained models and images, with an interval for new models AND new images.
 
@@ -163,12 +163,13 @@ def bootstrap_two_level(
         shared_images: Whether image i is the same one for every seed.
         intervention: What was done, in words.
         null: The statistic's value under no intervention.
-        level: Coverage.
-        num_replicates: Bootstrap replicates; fewer than 1 / (1 - level) give no interval.
+        bootstrap: How its interval is made; it has no clusters.
 
     Raises:
-        ValueError: Fewer than two seeds or two images, or a level outside (0, 1).
+        ValueError: Fewer than two seeds or two images, a level outside (0, 1), or clusters or
+            another ``interval``.
     """
+    num_replicates, level, _, _ = bootstrap.without("bootstrap_two_level", "clusters", "interval")
     check_level(level)
     samples = jnp.asarray(samples, float)
     _check_two(samples)

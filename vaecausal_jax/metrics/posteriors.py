@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.data.dataset import Dataset
 from vaecausal_jax.effects.unit_effects import active_units
-from vaecausal_jax.inference import Estimate, bootstrap_mean
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_mean
 from vaecausal_jax.models import Model
 from vaecausal_jax.training.objectives import Likelihood, bernoulli, kl_per_latent
 
@@ -120,7 +120,9 @@ def posterior_scores(
     """
     kl = kl_per_latent(posteriors.mean, posteriors.logvar)
     per_image = jnp.stack([jnp.sum(kl, axis=1), posteriors.reconstruction])
-    both = bootstrap_mean(key, per_image, intervention="", num_replicates=num_replicates)
+    both = bootstrap_mean(
+        key, per_image, intervention="", bootstrap=Bootstrap(num_replicates=num_replicates)
+    )
     words = ("KL from the prior, nats", "-log p(x | decoded mean), nats")
     scores = {
         name: both._replace(

@@ -16,7 +16,7 @@ from vaecausal_jax.effects.decompositions import Gram
 from vaecausal_jax.effects.modularity import EffectModularity, effect_modularity
 from vaecausal_jax.effects.strengths import EffectStrengths, StrengthSamples, estimate_strengths
 from vaecausal_jax.effects.unit_effects import effective_units
-from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.training.trainer import ACTIVE_KL
 
@@ -40,6 +40,10 @@ class Estimates(NamedTuple):
     input: dict[str, Estimate]
     modularity: dict[str, list[EffectModularity | None]]
     models: dict[str, np.ndarray]
+
+
+def _bootstrap(config: StudyConfig) -> Bootstrap:
+    return Bootstrap(num_replicates=config.num_replicates)
 
 
 def estimate_all(config: StudyConfig, data: Dataset, arrays: dict[str, Arrays]) -> Estimates:
@@ -112,12 +116,20 @@ def unit_estimates(config: StudyConfig, data: Dataset, part: Arrays) -> dict[str
 
     def share(numerator: np.ndarray, intervention: str) -> Estimate:
         return inference.bootstrap_ratio(
-            key, numerator, total, intervention=intervention, num_replicates=config.num_replicates
+            key,
+            numerator,
+            total,
+            intervention=intervention,
+            bootstrap=_bootstrap(config),
         )
 
     def mean(samples: np.ndarray, intervention: str, null: float = 0.0) -> Estimate:
         return inference.bootstrap_mean(
-            key, samples, intervention=intervention, null=null, num_replicates=config.num_replicates
+            key,
+            samples,
+            intervention=intervention,
+            null=null,
+            bootstrap=_bootstrap(config),
         )
 
     spread = np.broadcast_to(part["resample_spread"][:, None], part["resample_squared"].shape)
@@ -131,7 +143,7 @@ def unit_estimates(config: StudyConfig, data: Dataset, part: Arrays) -> dict[str
             part["resample_squared"],
             2.0 * spread,
             intervention="units redrawn from another image",
-            num_replicates=config.num_replicates,
+            bootstrap=_bootstrap(config),
         ),
         "read": mean(part["read"], "change of units, in SD, as one factor grows"),
         "write": mean(part["written"], "units raised by one SD, change of factors read off, in SD"),
@@ -168,7 +180,7 @@ def latent_estimates(
         samples = StrengthSamples(
             **{"nats": None, **fields, "doses": doses, "num_outputs": num_outputs}
         )
-        return estimate_strengths(key, samples, num_replicates=config.num_replicates, **options)
+        return estimate_strengths(key, samples, bootstrap=_bootstrap(config), **options)
 
     sizes = np.asarray(config.doses)
     found: dict[str, list[Estimate]] = {}
@@ -205,7 +217,10 @@ def latent_estimates(
     }
     return {name: Estimate.stack(estimates) for name, estimates in found.items()} | {
         name: inference.bootstrap_mean(
-            key, arrays["latent"][field], intervention=what, num_replicates=config.num_replicates
+            key,
+            arrays["latent"][field],
+            intervention=what,
+            bootstrap=_bootstrap(config),
         )
         for name, (field, what) in gaps.items()
     }
@@ -308,7 +323,7 @@ def _modularity(config: StudyConfig, changes: np.ndarray, where: str) -> EffectM
         jax.random.fold_in(jax.random.key(config.seed), 7),
         changes,
         intervention=f"latents redrawn, {where} activations",
-        num_replicates=config.num_replicates,
+        bootstrap=_bootstrap(config),
     )
 
 

@@ -33,7 +33,7 @@ from vaecausal_jax.factors.readouts import (
     readout_scores,
 )
 from vaecausal_jax.factors.sprite_moments import is_sprite_world, sprite_readout
-from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.study.estimates import Arrays, unit_sites
 from vaecausal_jax.study.measure import Inputs
@@ -128,7 +128,7 @@ def factor_effects(
         units["mediated"],
         intervention="a unit of the target run patched from the reference, read-outs in SD",
         delta=MIN_EFFECT,
-        num_replicates=config.num_factor_replicates,
+        bootstrap=Bootstrap(num_replicates=config.num_factor_replicates),
     )
     ends = np.cumsum([part["written"].shape[1] for part in sites.values()])[:-1]
     of_sites = dict(zip(sites, np.split(mediated.filtered, ends), strict=True))
