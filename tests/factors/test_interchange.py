@@ -39,6 +39,7 @@ ROTATION = jnp.asarray(
 )
 EPS = jnp.zeros((0,))
 SITES = list_sites(rotated, ROTATION, jnp.zeros(SIZE), EPS)
+NET = BoundModel(rotated, None, SITES)
 
 
 def swaps(base, source, factor):
@@ -99,7 +100,9 @@ def test_interchanges_equal_a_loop_and_perfect_and_null_parts_score_one_and_zero
 
 
 def rotated_search(**options):
-    return search_subspace(rotated, SITES, "h", 1, num_steps=120, learning_rate=0.1, **options)
+    return search_subspace(
+        BoundModel(rotated, None, SITES), "h", 1, num_steps=120, learning_rate=0.1, **options
+    )
 
 
 @pytest.mark.thorough
@@ -125,7 +128,7 @@ def test_a_soft_boundary_finds_how_many_directions_are_needed():
     base, source = jax.random.normal(jax.random.key(3), (2, 128, SIZE))
     counterfactual = base.at[:, :2].set(source[:, :2])
     inputs = swaps(base, source, 0)._replace(counterfactual=counterfactual)
-    find = search_boundary(rotated, SITES, "h", num_steps=300, learning_rate=0.1)
+    find = search_boundary(NET, "h", num_steps=300, learning_rate=0.1)
     basis, rank = find(jax.random.key(0), ROTATION, inputs)
     assert rank == 2
     np.testing.assert_allclose(basis @ basis.T, np.eye(SIZE), atol=1e-4)
@@ -239,9 +242,9 @@ CODES = list_sites(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: search_subspace(rotated, SITES, "h", 5), "rank is 5, expected 1 to 4"),
-        (lambda: search_subspace(rotated, SITES, "hh", 1), "Did you mean 'h'"),
-        (lambda: search_boundary(rotated, CODES, "codes"), "no directions"),
+        (lambda: search_subspace(NET, "h", 5), "rank is 5, expected 1 to 4"),
+        (lambda: search_subspace(NET, "hh", 1), "Did you mean 'h'"),
+        (lambda: search_boundary(BoundModel(rotated, None, CODES), "codes"), "no directions"),
         (lambda: aligned_group(SITES, "h", np.zeros(4, bool)), "no unit is chosen"),
         (lambda: aligned_group(SITES, "h", np.ones(3, bool)), r"booleans of shape \(4,\)"),
         (

@@ -40,7 +40,18 @@ class Pairs(NamedTuple):
         return self.x0, self.x1, self.eps
 
     def flat(self) -> "Pairs":
-        """Pairs of several factors, (factors, pairs, ...), on one axis, factors first."""
+        """Pairs of several factors, (factors, pairs, ...), on one axis, factors first.
+
+        Raises:
+            ValueError: Pairs of one factor, without that axis.
+        """
+        levels = self.factors0
+        if (levels is not None and jnp.ndim(levels) == 2) or jnp.ndim(self.eps) == 1:
+            raise ValueError(
+                "these pairs are of one factor, (pairs, ...), expected pairs of several, (factors, "
+                "pairs, ...): stack them, or give one factor such an axis by "
+                "pairs.take(np.s_[None])."
+            )
         return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), self)
 
     def take(self, index: Any) -> "Pairs":

@@ -365,8 +365,7 @@ def aligned_group(sites: Sites, name: str, members: Any) -> Alignment:
 
 
 def search_subspace(
-    forward: Forward,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     rank: int,
     *,
@@ -382,8 +381,8 @@ def search_subspace(
     subspace of channels, swapped at every position.
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        sites: Its sites.
+        net: The network. What is searched is given with parameters of its own, so that an untrained
+            network is searched by the same program.
         name: The site.
         rank: Dimensions of the subspace.
         outcome: Trace to what is compared.
@@ -394,7 +393,7 @@ def search_subspace(
     Raises:
         ValueError: A rank outside 1 .. the last axis, or a site that holds no real numbers.
     """
-    size = _last_axis(sites, name)
+    size = _last_axis(net.sites, name)
     if not 1 <= rank <= size:
         raise ValueError(f"rank is {rank}, expected 1 to {size}, the last axis of {name!r}.")
 
@@ -403,7 +402,7 @@ def search_subspace(
         return _rotation(weights, start)[:rank]
 
     search = _searcher(
-        forward,
+        net.forward,
         name,
         basis,
         outcome=outcome,
@@ -419,7 +418,7 @@ def search_subspace(
         return _rotation(weights, start)[:rank]
 
     return Alignment(
-        mediators.subspace(sites, name),
+        mediators.subspace(net.sites, name),
         fit,
         lambda key: _random_rotation(key, size)[:rank],
         rank,
@@ -427,8 +426,7 @@ def search_subspace(
 
 
 def search_boundary(
-    forward: Forward,
-    sites: Sites,
+    net: BoundModel,
     name: str,
     *,
     penalty: float = 0.01,
@@ -443,8 +441,8 @@ def search_boundary(
     0.1 as it learns; the boundary b costs ``penalty`` of IIA a dimension (arXiv:2305.08809).
 
     Args:
-        forward: ``forward(params, x, eps, interventions) -> Trace``.
-        sites: Its sites.
+        net: The network. What is searched is given with parameters of its own, so that an untrained
+            network is searched by the same program.
         name: The site.
         penalty: IIA that one more dimension must gain.
         outcome: Trace to what is compared.
@@ -459,7 +457,7 @@ def search_boundary(
     Raises:
         ValueError: A site that holds no real numbers.
     """
-    size = _last_axis(sites, name)
+    size = _last_axis(net.sites, name)
 
     def basis(weights, start, progress):
         matrix, boundary = weights
@@ -469,7 +467,7 @@ def search_boundary(
         return jnp.sqrt(share + 1e-12)[:, None] * _rotation(matrix, start)
 
     search = _searcher(
-        forward,
+        net.forward,
         name,
         basis,
         outcome=outcome,

@@ -25,7 +25,7 @@ STRENGTHS: dict[str, float | None] = {
     "vae": None,
     "beta_vae": 2.0,
     "factor_vae": 10.0,
-    "beta_tc_vae": 3.0,
+    "beta_tc_vae": 2.0,
     "dip_vae_ii": 5.0,
     "vq_vae": None,
 }
