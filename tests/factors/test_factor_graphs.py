@@ -91,9 +91,15 @@ def test_the_graph_of_a_linear_model_is_recovered_from_its_swaps(model):
     np.testing.assert_allclose(total.mean(-1), np.linalg.inv(np.eye(size) - true), atol=1e-5)
     direct = direct_effects(total)
     np.testing.assert_allclose(direct.mean(-1), true, atol=1e-5)
+    own = np.moveaxis(np.diagonal(np.asarray(total)), -1, 0)
     graph = factor_graph(
-        jax.random.key(0), direct, names=model.names, bootstrap=Bootstrap(num_replicates=100)
+        jax.random.key(0),
+        direct,
+        own=own,
+        names=model.names,
+        bootstrap=Bootstrap(num_replicates=100),
     )
+    assert set(graph.verdict[~np.eye(size, dtype=bool)]) <= {"edge", "none"}
     np.testing.assert_array_equal(graph.adjacency, causal.adjacency(model))
     np.testing.assert_allclose(graph.effect.value, true, atol=1e-5)
     score = graph_score(graph.adjacency, causal.adjacency(model))
@@ -138,6 +144,51 @@ def test_false_edges_between_independent_factors_stay_below_the_rate():
         assert not graph.adjacency.diagonal().any()
     # Where all nulls are true the rate is that of any false edge: 0.05, four standard errors.
     assert false <= 40 * 0.05 + 4 * np.sqrt(40 * 0.05 * 0.95)
+
+
+def test_an_edge_is_there_or_shown_not_to_be_or_undecided():
+    rng = np.random.default_rng(0)
+    # Row 0: a clear effect, a clear absence, a noisy zero. Row 1: its own factor hardly moves.
+    # Row 2: its own factor moves the wrong way.
+    mean = np.array([[2.0, 0.5, 0.0], [3.0, 0.02, 0.0], [3.0, 0.0, -2.0]])
+    spread = np.array([[0.1, 0.1, 0.02], [0.1, 0.01, 0.1], [0.1, 0.1, 0.1]])
+    samples = mean[..., None] + spread[..., None] * rng.normal(size=(3, 3, 20))
+    graph = factor_graph(jax.random.key(0), samples)
+    assert graph.verdict.tolist() == [
+        ["", "edge", "none"],
+        ["no control", "", "no control"],
+        ["no control", "no control", ""],
+    ]
+    assert graph.control.tolist() == [True, False, False]
+    assert np.argwhere(graph.adjacency).tolist() == [[0, 1]]
+    assert np.isnan(graph.p_value[1:]).all()
+    # The same effects seen through more noise are not decided on, and not called absent.
+    noisy = mean[..., None] + 3 * rng.normal(size=(3, 3, 20)) * (spread > 0.05)[..., None]
+    noisy[0, 0] = samples[0, 0]
+    noisy[0, 2] += rng.normal(size=20)
+    assert factor_graph(jax.random.key(0), noisy).verdict[0].tolist() == [
+        "",
+        "undecided",
+        "undecided",
+    ]
+
+
+def test_few_pairs_leave_edges_undecided_and_more_decide_them():
+    rng = np.random.default_rng(3)
+    mean = np.eye(5) * 2 + 0.3 * (np.arange(25).reshape(5, 5) % 3 == 1) * (1 - np.eye(5))
+    shares, wrong = [], 0
+    for num in (4, 16, 64, 400):
+        samples = mean[..., None] + 0.5 * rng.normal(size=(5, 5, num))
+        graph = factor_graph(jax.random.key(0), samples, bootstrap=Bootstrap(num_replicates=20))
+        shares.append(np.mean(graph.verdict == "undecided"))
+        true = (mean > 0.1) & ~np.eye(5, dtype=bool)
+        wrong += ((graph.verdict == "edge") & ~true).sum() + (
+            (graph.verdict == "none") & true
+        ).sum()
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.4
+    assert shares[-1] == 0.0
+    assert wrong <= 2  # Of 20 entries at 4 sizes, at a rate of 0.05 for each verdict.
 
 
 @pytest.mark.thorough
@@ -218,6 +269,11 @@ def test_a_swap_without_effect_on_its_own_factor_has_no_direct_effects():
         (lambda: graph_score(np.ones((2, 2)), np.ones((3, 3))), "over 2 and 3 nodes"),
         (lambda: graph_score(np.full((2, 2), np.nan), np.ones((2, 2))), "holds NaN"),
         (lambda: factor_graph(jax.random.key(0), np.ones((2, 3, 4))), "samples have shape"),
+        (lambda: factor_graph(jax.random.key(0), np.zeros((2, 2, 4))), "give own=, each swap's"),
+        (
+            lambda: factor_graph(jax.random.key(0), np.ones((2, 2, 4)), own=np.ones(2)),
+            r"own has shape \(2,\), expected \(2, pairs\)",
+        ),
         (lambda: factor_graph(jax.random.key(0), np.ones((2, 2, 4)), names=("a",)), "1 names"),
         (lambda: factor_graph(jax.random.key(0), np.ones((2, 2, 4)), q=0), "q must lie"),
         (lambda: factor_graph(jax.random.key(0), np.ones((2, 2, 4)), delta=-1), "negative"),

@@ -3,7 +3,7 @@
 C[k, l] is the effect on the read-out of factor l of swapping the model's representation of factor k
 between minimal pairs. Its off-diagonal entries are TOTAL effects: a cause moves what its effects
 cause in turn. ``direct_effects`` takes the paths apart where effects are linear. An edge is an
-effect that is larger than a minimum, at a false discovery rate over all edges. Where factors are
+effect that is larger than a minimum, no edge one that is shown to be smaller. Where factors are
 independent by design the true graph is empty, and every edge is entanglement.
 """
 
@@ -23,6 +23,7 @@ from vaecausal_jax.inference import (
     Bootstrap,
     Estimate,
     bootstrap_mean,
+    equivalence_test,
     false_discovery,
     linearised_ratio,
     minimum_effect_test,
@@ -39,14 +40,20 @@ class FactorGraph(NamedTuple):
         effect: What the edges were decided on, with intervals; the diagonal is each factor's effect
             on itself.
         p_value: Of |effect| <= delta, adjusted for false discoveries over edges; NaN on the
-            diagonal.
+            diagonal and in rows without control.
         adjacency: Edges.
+        verdict: "edge"; "none", where the effect is shown to be smaller than delta; "undecided"; or
+            "no control", where the swap does not even move its own factor, so that nothing follows
+            from what else it does or does not move. "" on the diagonal.
+        control: Whether the swap of a factor moves that factor, (cause,).
         names: Factors, in order.
     """
 
     effect: Estimate
     p_value: np.ndarray
     adjacency: np.ndarray
+    verdict: np.ndarray
+    control: np.ndarray
     names: tuple[str, ...]
 
 
@@ -169,16 +176,24 @@ def factor_graph(
     key: Array,
     samples: ArrayLike,
     *,
+    own: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     q: float = 0.05,
     delta: float = 0.1,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> FactorGraph:
-    """Edges are effects above ``delta`` at false discovery rate q over all off-diagonal entries.
+    """Decides on every edge: there, not there, or undecided.
+
+    An edge is an effect above ``delta``, no edge one that is shown to be below it (two one-sided
+    tests), each at false discovery rate q over all off-diagonal entries. Few pairs decide little,
+    and what they leave open is not taken for an absent edge. Rows are decided on only where the
+    swap moves its own factor by more than ``delta``: the positive control.
 
     Args:
         key: Typed PRNG key, of the intervals.
         samples: (cause, effect, pairs): total effects of ``swap_effects``, or ``direct_effects``.
+        own: (factor, pairs): effects of each swap on its own factor; the diagonal of ``samples`` if
+            None. Direct effects have none: give ``total[k, k]`` for each k.
         names: Factors, in order; numbers if None.
         q: False discovery rate (Benjamini-Hochberg).
         delta: Smallest effect that is an edge: in SD of the factor read, or for direct effects in
@@ -186,8 +201,8 @@ def factor_graph(
         bootstrap: How intervals are made; the tests know no clusters.
 
     Raises:
-        ValueError: Not (factors, factors, pairs), names that do not fit, q outside (0, 1), a
-            negative delta, or clusters.
+        ValueError: Not (factors, factors, pairs), own effects of another shape or all zero, names
+            that do not fit, q outside (0, 1), a negative delta, or clusters.
     """
     bootstrap.without("factor_graph", "clusters")
     samples = np.asarray(samples, float)
@@ -198,15 +213,41 @@ def factor_graph(
         raise ValueError(f"{len(names)} names for {num} factors: {names}.")
     if not 0.0 < q < 1.0:
         raise ValueError(f"q must lie between 0 and 1, got {q}.")
-    p_value = np.where(np.eye(num, dtype=bool), np.nan, minimum_effect_test(samples, delta))
-    adjusted = false_discovery(p_value)
+    control = _controls(samples, own, q, delta)
+    tested = control[:, None] & ~np.eye(num, dtype=bool)
+    p_value, absent = (
+        false_discovery(np.where(tested, test(samples, delta), np.nan))
+        for test in (minimum_effect_test, equivalence_test)
+    )
+    verdict = np.select(
+        [np.eye(num, dtype=bool), ~tested, p_value <= q, absent <= q],
+        ["", "no control", "edge", "none"],
+        "undecided",
+    )
     effect = bootstrap_mean(
         key,
         samples,
         intervention="representation of one factor swapped within minimal pairs",
         bootstrap=bootstrap,
     )
-    return FactorGraph(effect, adjusted, adjusted <= q, names)
+    return FactorGraph(effect, p_value, verdict == "edge", verdict, control, names)
+
+
+def _controls(samples: np.ndarray, own: ArrayLike | None, q: float, delta: float) -> np.ndarray:
+    """Whether each swap raises its own factor by more than delta."""
+    num = len(samples)
+    if own is None:
+        own = samples[np.arange(num), np.arange(num)]
+        if not own.any():
+            raise ValueError(
+                "samples have a diagonal of zeros, as direct effects do: give own=, each swap's "
+                "total effect on its own factor, (factors, pairs)."
+            )
+    own = np.asarray(own, float)
+    if own.ndim != 2 or len(own) != num or own.shape[1] < 2:
+        raise ValueError(f"own has shape {own.shape}, expected ({num}, pairs), two pairs or more.")
+    moves = false_discovery(minimum_effect_test(own, delta)) <= q
+    return moves & (own.mean(axis=-1) > 0)
 
 
 def _check_samples(samples: Any) -> None:

@@ -70,7 +70,8 @@ class FactorEffects(NamedTuple):
         agreement: Cosine between what each unit reads and writes.
         leakage: Site to the share of significant mediation that ends in another factor.
         graph: Factors that change when the latent of another is swapped.
-        score: That graph against the true one.
+        score: That graph against the true one; None where no swap moves its own factor, or where
+            the true graph has no edge to be found.
     """
 
     mediated: TensorEstimate
@@ -80,7 +81,7 @@ class FactorEffects(NamedTuple):
     agreement: np.ndarray
     leakage: dict[str, float]
     graph: FactorGraph
-    score: GraphScore
+    score: GraphScore | None
 
 
 def make_readout(
@@ -107,14 +108,20 @@ def readout_quality(inputs: Inputs, codes: Arrays, readout: Readout) -> ReadoutQ
     )
 
 
+def true_factor_graph(data: Dataset) -> np.ndarray:
+    """Which factor acts on which at all, bool (cause, effect): swaps have total effects."""
+    if isinstance(data, CausalWorld):
+        return descendants(data)
+    return np.zeros((len(data.factors), len(data.factors)), bool)
+
+
 def factor_effects(
     config: StudyConfig, data: Dataset, arrays: dict[str, Arrays], model: int
 ) -> FactorEffects:
     """Unit classes, mediation tensors and the factor graph of one model.
 
-    A swap has total effects, so the graph is set against which factor acts on which at all, also
-    through others. Where factors are drawn independently that is none, and whatever the model adds
-    is entanglement.
+    Where factors are drawn independently no edge is true, and whatever the model adds is
+    entanglement.
     """
     key = jax.random.fold_in(jax.random.key(config.seed), 8)
     sites = {site: arrays[f"site/{site}"] for site in unit_sites(arrays)}
@@ -137,10 +144,9 @@ def factor_effects(
     scores = corrected_specificity(key, written)
     paper = np.asarray(specificity(written.mean(axis=-1) ** 2).paper)
     names = factor_names(data)
-    true = np.zeros((len(names), len(names)), bool)
-    if isinstance(data, CausalWorld):
-        true = descendants(data)
     graph = factor_graph(key, arrays["input"]["swapped"][model], names=names, delta=MIN_EFFECT)
+    true = true_factor_graph(data)
+    scored = graph.control.any() and true.any()
     return FactorEffects(
         mediated=mediated,
         classes=classes,
@@ -151,5 +157,5 @@ def factor_effects(
             site: float(leakage(np.abs(tensor).sum(axis=0))) for site, tensor in of_sites.items()
         },
         graph=graph,
-        score=graph_score(graph.adjacency, true),
+        score=graph_score(graph.adjacency, true) if scored else None,
     )

@@ -141,15 +141,15 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     after = _batched(model, params, pairs.x1, pairs.eps)
     change = image_outcome(after) - image_outcome(before)
     moved = after.activations["latent/mean"] - before.activations["latent/mean"]
-    # The latent that stands for a factor: the one that its change moves most, in its own spread.
-    sd = jnp.std(before.activations["latent/mean"], axis=0)
+    # The latent that stands for a factor: the one that its change moves most, in SD of the prior,
+    # in which a latent that carries nothing hardly moves at all.
     by_factor = jnp.abs(moved).reshape(*inputs.pairs.change.shape, -1).mean(1)
-    chosen = jnp.argmax(by_factor / jnp.where(sd > 0, sd, jnp.inf)[None], axis=1)
+    chosen = jnp.argmax(by_factor, axis=1)
     swapped = factor_graphs.swap_effects(
         model.bind(params),
         inputs.pairs,
         mediators.group(model.sites, "latent/z"),
-        jax.nn.one_hot(chosen, sd.size, dtype=bool),
+        jax.nn.one_hot(chosen, by_factor.shape[1], dtype=bool),
         outcome=inputs.readout.outcome(jax.nn.sigmoid),
         change=inputs.readout.change,
     )

@@ -14,7 +14,12 @@ from vaecausal_jax.models import Model
 from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
 from vaecausal_jax.study.estimates import Arrays, Estimates, health_values, image_values, unit_sites
-from vaecausal_jax.study.factors import CLASSES, FactorEffects, ReadoutQuality
+from vaecausal_jax.study.factors import (
+    CLASSES,
+    FactorEffects,
+    ReadoutQuality,
+    true_factor_graph,
+)
 
 LATENT_DIMS = {
     "dose_response": ("dose", "latent"),
@@ -159,6 +164,7 @@ def summarise(
         "readout": quality,
         "unit_classes": unit_classes(trained, estimates, factors),
         "factor_graphs": factor_graphs(trained, factors),
+        "true_graph": true_factor_graph(data),
         "modularity": {
             where: [None if m is None else {"value": m.value, "noise": m.noise} for m in models]
             for where, models in estimates.modularity.items()
@@ -243,6 +249,8 @@ def factor_graphs(trained: Trained, factors: list[FactorEffects]) -> list[dict[s
             "seed": seed,
             "effect": effects.graph.effect,
             "adjacency": effects.graph.adjacency,
+            "verdict": effects.graph.verdict,
+            "control": effects.graph.control,
             "p_value": effects.graph.p_value,
             "score": effects.score,
             "leakage": effects.leakage,

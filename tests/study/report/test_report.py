@@ -210,13 +210,16 @@ def make_factor_tables(rng, models, factors, nan):
             "confusion": estimate(np.eye(num)),
         },
         "unit_classes": {family: {site: share() for site in SITES} for family in usable},
+        "true_graph": np.zeros((num, num), bool),
         "factor_graphs": [
             {
                 "family": m["family"],
                 "seed": m["seed"],
                 "effect": estimate(np.where(nan, np.nan, np.eye(num) + rng.normal(0, 0.2, num))),
                 "adjacency": (rng.uniform(size=(num, num)) > 0.5) & ~np.eye(num, dtype=bool),
-                "score": {"shd": 2, "f1": 0.0},
+                "verdict": np.where(rng.uniform(size=(num, num)) > 0.5, "edge", "undecided"),
+                "control": np.arange(num) < 2,
+                "score": None,
                 "leakage": dict.fromkeys(SITES, 0.3),
             }
             for m in models
@@ -530,16 +533,27 @@ def test_factor_graph_is_the_mean_over_usable_seeds():
     for seed, graph in enumerate(summary["factor_graphs"]):
         graph["effect"]["value"] = [[1.0, 0.2 * seed], [0.0, 1.0]]
         graph["adjacency"] = [[False, seed > 0], [False, False]]
-        graph["score"]["shd"] = seed
+        graph["verdict"] = [["", "edge" if seed else "undecided"], ["no control", ""]]
+        graph["control"] = [True, False]
+        graph["score"] = {"f1": 0.5 * seed} if seed else None
+    summary["true_graph"] = [[False, True], [False, False]]
     mean = panels.factor_graph_of(summary, "vae")
     np.testing.assert_allclose(mean.effect, [[1.0, 0.1], [0.0, 1.0]])
     np.testing.assert_allclose(mean.edges, [[0.0, 0.5], [0.0, 0.0]])
-    assert (mean.shd, mean.num_seeds) == (0.5, 2)
+    np.testing.assert_allclose(mean.decided, [[0.0, 0.5], [0.0, 0.0]])
+    np.testing.assert_allclose(mean.control, [1.0, 0.0])
+    assert (mean.f1, mean.num_seeds) == (0.5, 2)
     figure = figures.FIGURES["factor_graph"](summary, effects, {})
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:2] == ["VAE\nSHD 0.5 over 2 seeds", "True graph\nno edges, SHD 0"]
-    said = factor_findings.say_graph(summary, effects, {})
-    assert "swapping the latent of shape moves x by +0.10 SD" in said[0]
+    assert titles[:2] == ["VAE\n1 of 2 factors moved", "True graph\n1 edge"]
+    (said,) = factor_findings.say_graph(summary, effects, {})
+    assert "for 1 of 2 factors per model" in said
+    assert "Of 2 possible edges 0.5 are found per model and 1.5 are undecided" in said
+    assert said.endswith("F1 against the true graph is 0.50.")
+    for graph in summary["factor_graphs"]:
+        graph |= {"control": [False, False], "score": None}
+    (said,) = factor_findings.say_graph(summary, effects, {})
+    assert said.endswith("its graph shows nothing.")
 
 
 def test_forms_of_effect_strength_that_order_families_differently_are_said_to():

@@ -104,8 +104,9 @@ CAPTIONS: dict[str, Caption] = {
         "Graph of factors",
         "Mean effect, over usable seeds, of swapping the latent that represents one factor (row) "
         "on what is read off for each factor (column). Framed: an edge in more than half of the "
-        "seeds. The factors are drawn independently, so the true graph has no edge, and each edge "
-        "found is entanglement; the diagonal is a factor's effect on itself and no edge.",
+        "seeds, or of the true graph, direct or through others. Hatched: in half of the seeds or "
+        "more the swap does not move its own factor, so the row shows nothing. The diagonal is a "
+        "factor's effect on itself and no edge.",
         factor_findings.say_graph,
     ),
     "modularity": Caption(

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.study.factors import MIN_EFFECT
 from vaecausal_jax.study.report.factors import MIN_SUPPORT
 from vaecausal_jax.study.report.labels import number, percent
 from vaecausal_jax.study.report.panels import (
@@ -81,22 +82,26 @@ def _agreement_words(own: xr.Dataset, sites: list[str]) -> str:
 
 
 def say_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[str]:
-    """How many edges entanglement adds, and the strongest."""
+    """How many edges a family has, how many are undecided, and how they agree with the world's."""
     del pictures
     names = [str(f) for f in effects["factor"].values]
     sentences = []
     for panel in panels(summary, effects):
         graph = factor_graph_of(summary, panel.family)
-        off = np.where(np.eye(len(names), dtype=bool), np.nan, np.abs(graph.effect))
-        if not np.isfinite(off).any():
+        if not graph.control.any():
+            sentences.append(
+                f"In {panel.label} no swap of one latent moves its own factor by "
+                f"{MIN_EFFECT} SD: its graph shows nothing."
+            )
             continue
-        cause, hit = np.unravel_index(np.nanargmax(off), off.shape)
+        off = ~np.eye(len(names), dtype=bool)
+        count = len(names) * (len(names) - 1)
+        found, open_ = graph.edges[off].sum(), count - graph.decided[off].sum()
+        agreement = "" if np.isnan(graph.f1) else f" F1 against the true graph is {graph.f1:.2f}."
         sentences.append(
-            f"In {panel.label} {graph.edges.sum():.1f} of {len(names) * (len(names) - 1)} possible "
-            "edges are found a model, where independent factors have none. The strongest on "
-            f"average: swapping the latent of {names[cause]} moves {names[hit]} by "
-            f"{graph.effect[cause, hit]:+.2f} SD, and {names[cause]} itself by "
-            f"{graph.effect[cause, cause]:+.2f} SD."
+            f"In {panel.label} the swap moves its own factor for {graph.controls} factors per "
+            f"model. Of {count} possible edges {found:.1f} are found per model and {open_:.1f} are "
+            f"undecided.{agreement}"
         )
     return sentences
 

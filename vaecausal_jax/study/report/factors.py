@@ -168,14 +168,16 @@ def factor_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
     for axes, (panel, graph) in zip(grid.flat, graphs, strict=False):
         heat_map(axes, graph.effect, "RdBu_r", norm)
         write_cells(axes, graph.effect, norm, "RdBu_r", digits=2 if len(names) < 6 else 1)
-        for row, column in np.argwhere((graph.edges > 0.5) & np.isfinite(graph.effect)):
-            corner = (column - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="black", lw=1.6))
-        seeds = f"{graph.num_seeds} seed{'s' * (graph.num_seeds != 1)}"
-        axes.set_title(f"{panel.label}\nSHD {graph.shd:.1f} over {seeds}")
-    truth = grid.flat[len(graphs)]
+        _frame(axes, (graph.edges > 0.5) & np.isfinite(graph.effect))
+        for row in np.flatnonzero(graph.control <= 0.5):
+            width = len(names)
+            axes.add_patch(Rectangle((-0.5, row - 0.5), width, 1, fill=False, hatch="///", lw=0))
+        axes.set_title(f"{panel.label}\n{graph.controls} factors moved")
+    truth, true = grid.flat[len(graphs)], np.asarray(summary["true_graph"], bool)
     heat_map(truth, np.where(np.eye(len(names), dtype=bool), np.nan, 0.0), "RdBu_r", norm)
-    truth.set_title("True graph\nno edges, SHD 0")
+    _frame(truth, true)
+    count = int(true.sum())
+    truth.set_title(f"True graph\n{count or 'no'} edge{'s' * (count != 1)}")
     for axes in grid.flat[: len(graphs) + 1]:
         axes.set_xticks(range(len(names)), names, rotation=90)
         axes.set_yticks(range(len(names)), names)
@@ -188,6 +190,12 @@ def factor_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
     bar.set_label("change of the read-out (SD)")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
+
+
+def _frame(axes: Axes, edges: np.ndarray) -> None:
+    for row, column in np.argwhere(edges):
+        corner = (column - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="black", lw=1.6))
 
 
 def factor_doses(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure | None:

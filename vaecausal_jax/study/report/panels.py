@@ -4,6 +4,7 @@ Latents and units of different seeds do not correspond, so what has one entry a 
 shown for the first usable seed, a ``Panel``; what is averaged over seeds is a number per model.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -103,24 +104,36 @@ class MeanGraph(NamedTuple):
     Attributes:
         effect: Mean effect, in SD of the factor read off; the diagonal is a factor's own.
         edges: Share of the seeds that have the edge.
-        shd: Mean distance from the true graph.
+        decided: Share of the seeds that decide on the edge, for or against.
+        control: Share of the seeds in which the swap moves its own factor, (swapped,).
+        f1: Mean agreement with the true graph over the seeds that have one; NaN if none has.
         num_seeds: Seeds behind the means.
     """
 
     effect: np.ndarray
     edges: np.ndarray
-    shd: float
+    decided: np.ndarray
+    control: np.ndarray
+    f1: float
     num_seeds: int
+
+    @property
+    def controls(self) -> str:
+        """How many factors a swap moves, in words, such as ``3.5 of 5``."""
+        return f"{self.control.sum():.3g} of {len(self.control)}"
 
 
 def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
     """Mean over the usable seeds of a family, which must have one."""
     seeds = usable_seeds(summary, family)
     own = [g for g in summary["factor_graphs"] if g["family"] == family and g["seed"] in seeds]
+    scores = [g["score"]["f1"] for g in own if g["score"] is not None]
     return MeanGraph(
         np.mean([as_estimate(g["effect"]).value for g in own], axis=0),
         np.mean([np.asarray(g["adjacency"], float) for g in own], axis=0),
-        float(np.mean([g["score"]["shd"] for g in own])),
+        np.mean([np.isin(g["verdict"], ("edge", "none")) for g in own], axis=0),
+        np.mean([np.asarray(g["control"], float) for g in own], axis=0),
+        float(np.mean(scores)) if scores else math.nan,
         len(own),
     )
 
