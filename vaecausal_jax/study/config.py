@@ -160,7 +160,7 @@ PRESETS: dict[str, StudyConfig] = {
         num_seeds=4,
         num_images=128,
         num_unit_images=48,
-        num_pairs=8,
+        num_pairs=16,
         num_score_images=2000,
     ),
     "dsprites": StudyConfig(
