@@ -162,6 +162,31 @@ def test_smooth_tables_keep_everything_uniform(sizes, width):
         assert (np.diff(mean, axis=1) < 0).all()
 
 
+def test_a_share_exceeds_one_where_a_confounder_cancels_the_effect():
+    opposed = np.array([[0.05, 0.95], [0.95, 0.05]])
+    steps = np.array([[[0, 1, 0], [1, 0, 0]], [[0, 0, 1], [0, 1, 0]]]) + 0.01  # b = a + 1 - c
+    world = vd.causal_world(
+        Levels(), {"a": ("c",), "b": ("a", "c")}, {"a": 1 - opposed, "b": steps}
+    )
+    assert vd.effect_shares(world)[0, 1] > 1.0
+
+
+def test_a_last_level_of_no_probability_is_never_drawn():
+    row = np.random.default_rng(0).random(3) * np.array([1.0, 1.0, 0.0])
+    world = vd.without_causes(vd.causal_world(Levels(), {}, {"b": row}))
+    assert causal_worlds.interventional_table(world, {})[:, 2].max() == 0.0
+    assert world.draw(jax.random.key(0), 1000)[:, 1].max() == 1
+
+
+def test_another_size_keeps_the_distribution():
+    world = vd.causal_sprites()
+    small = vd.resized(world, 16)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        vd.sample_factors(key, small, 100), vd.sample_factors(key, world, 100)
+    )
+
+
 def test_a_world_is_an_ordinary_data_set():
     world = vd.causal_sprites()
     draw = jax.jit(lambda world, key: vd.sample_images(key, world, 5))
@@ -197,6 +222,8 @@ def test_the_default_world_is_what_its_page_says():
     [
         ({"d": ()}, {}, "no factor 'd'|factor 'd'"),
         ({"a": ("bb",)}, {}, "cause of 'a' 'bb'"),
+        ({"a": "b"}, {}, "must be a tuple of different names, got 'b'"),
+        ({"a": ("b", "b")}, {}, "must be a tuple of different names"),
         ({"a": ("b",)}, {}, r"'a' has causes \('b',\) and no table of shape \(3, 2\)"),
         ({"a": ("b",)}, {"a": np.ones((2, 3))}, r"shape \(2, 3\), expected \(3, 2\)"),
         ({}, {"a": np.array([1.0, -1.0])}, "not negative"),
@@ -213,6 +240,9 @@ def test_bad_worlds_are_refused(causes, tables, message):
         vd.causal_world(Levels(), causes, tables)
 
 
+NOISE = {name: jnp.zeros(3) for name in "abc"}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -222,6 +252,11 @@ def test_bad_worlds_are_refused(causes, tables, message):
         (lambda w: vd.causal_levels(jax.random.key(0), w, "x", 3), "'x'"),
         (lambda w: vd.smooth_table((3, 4), (0.0,), width=0.1), "one weight per cause"),
         (lambda w: vd.smooth_table((3, 4), (1.0,), width=0.0), "width must be positive"),
+        (lambda w: vd.smooth_table((2, 5), (1.0,), width=0.01), "gives a uniform effect"),
+        (lambda w: w.levels(NOISE, {"b": 3}), "'b' has levels 0 to 2, got 3"),
+        (lambda w: w.levels(NOISE, {"b": jnp.array([0, -1, 1])}), "levels 0 to 2, got -1"),
+        (lambda w: w.levels(NOISE, {"b": 1.0}), "levels are integers, got float32 for 'b'"),
+        (lambda w: w.levels(NOISE, {"d": 1}), "factor to set 'd'"),
         (lambda w: vd.shaded_sprites(8), "at least 16"),
     ],
 )

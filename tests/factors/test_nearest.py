@@ -14,13 +14,9 @@ def test_images_of_the_world_are_read_exactly():
     rows = all_rows(WORLD)
     assert (factors.nearest_levels(WORLD, vd.images(WORLD, rows)) == rows).all()
     scores = factors.readability(WORLD, vd.images(WORLD, rows), rows)
-    assert {name: scores[name] for name in ("shape", "scale", "x", "y")} == {
-        "shape": 1.0,
-        "scale": 1.0,
-        "x": 1.0,
-        "y": 1.0,
-    }
-    assert np.isnan(scores["orientation"])  # One level: nothing to read.
+    assert scores == dict.fromkeys(vd.factor_names(WORLD), 1.0)
+    scores = factors.readability(WORLD, vd.images(WORLD, rows[:1]), rows[:1])
+    assert np.isnan(scores["x"])  # One level: nothing to read.
 
 
 def test_the_nearest_image_is_that_of_a_loop():
@@ -48,3 +44,7 @@ def test_other_shapes_and_large_worlds_are_refused():
         factors.nearest_levels(WORLD, np.zeros((2, 8, 8, 1)))
     with pytest.raises(ValueError, match="more than 2000000"):
         all_rows(vd.sprites(64, num_positions=200))
+    with pytest.raises(ValueError, match=r"737280 images .* up to 268 are rendered at once"):
+        factors.nearest_levels(vd.dsprites_exact(), np.zeros((1, 64, 64, 1)))
+    with pytest.raises(ValueError, match=r"images in \[0, 1\]"):
+        factors.nearest_levels(WORLD, np.full((1, 16, 16, 1), 5.0))

@@ -1,5 +1,6 @@
 """Training for the zoo: resumed, measured, kept, and found altered where it was."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import vaecausal_jax as vj
 from vaecausal_jax import data as vd
 from vaecausal_jax import zoo
 from vaecausal_jax.interventions import set_to
@@ -113,12 +115,45 @@ def test_an_altered_archive_is_refused(trained, tmp_path):
         zoo.load("causal-sprites", "vae", seed=0, folder=tmp_path)
 
 
+def test_models_of_another_recipe_are_not_replaced(trained):
+    other = dataclasses.replace(RECIPE, steps=20)
+    with pytest.raises(ValueError, match=r"has 2 seeds of Recipe\(.*steps=40.*would replace"):
+        zoo.train_family(other, 2, trained[0])
+    with pytest.raises(ValueError, match="which 1 seeds of"):
+        zoo.train_family(RECIPE, 1, trained[0])
+
+
+def test_weights_of_another_network_are_refused(trained, tmp_path, monkeypatch):
+    wide = vj.models.conv_vae((32, 32, 1), latent_size=9)
+    monkeypatch.setattr(vj.zoo.archive, "network", lambda recipe: wide)
+    with pytest.raises(ValueError, match="trained on another network than this version's"):
+        zoo.load("causal-sprites", "vae", folder=trained[0])
+
+
+def test_a_record_of_another_version_is_named(trained, tmp_path):
+    place = tmp_path / "causal-sprites"
+    shutil.copytree(trained[0] / "causal-sprites", place)
+    record = json.loads((place / "vae.json").read_text())
+    record["recipe"]["gamma"] = 1.0
+    (place / "vae.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"vae\.json is no record of this version's zoo"):
+        zoo.entries(tmp_path)
+    # Other JSON files, such as a study's, are not the zoo's.
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "summary.json").write_text("{}")
+    record["recipe"].pop("gamma")
+    (place / "vae.json").write_text(json.dumps(record))
+    assert len(zoo.entries(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"world": "causal-sprits"}, "unknown world of the zoo 'causal-sprits'. Did you mean"),
         ({"family": "betavae"}, "unknown family of the zoo 'betavae'. Did you mean 'beta_vae'"),
         ({"strength": 4.0}, "vae has no strength, got 4.0"),
+        ({"family": "beta_vae", "strength": float("nan")}, "at least 0 and finite, got nan"),
+        ({"steps": -100}, "steps must be at least 1, got -100"),
     ],
 )
 def test_bad_recipes_are_refused(given, message):
@@ -134,7 +169,3 @@ def test_a_strength_is_the_familys_own_unless_given():
 def test_an_empty_zoo_says_so(tmp_path):
     with pytest.raises(ValueError, match="world in the zoo 'causal-sprites'"):
         zoo.load("causal-sprites", "vae", folder=tmp_path)
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "vae.json").write_text(json.dumps([]))
-    with pytest.raises(ValueError, match="vae.json"):
-        zoo.entries(tmp_path)

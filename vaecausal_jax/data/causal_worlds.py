@@ -16,10 +16,12 @@ comonotone one: who stood high among their peers stands as high among the new on
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -113,30 +115,48 @@ class CausalWorld:
             do: Factor to the level it is set to, a scalar or (num,).
 
         Raises:
-            ValueError: A name that is no factor, or a factor without noise.
+            ValueError: A name that is no factor, a factor without noise, or a level that is no
+                integer or, where values are concrete, outside its factor.
         """
+        do = dict(do or {})
+        causal.check_known("factor to set", do, factor_names(self))
+        for factor in self.factors:
+            if factor.name in do:
+                _check_level(factor, do[factor.name])
         num = jnp.shape(next(iter(noise.values())))[:1]
-        do = {name: jnp.broadcast_to(level, num) for name, level in (do or {}).items()}
+        do = {name: jnp.broadcast_to(level, num) for name, level in do.items()}
         values = jax.vmap(lambda n, d: causal.intervene(self.model, n, d))(dict(noise), do)
         columns = [values[name] for name in factor_names(self)]
         return jnp.stack(columns, axis=-1).astype(jnp.int32)
 
 
+def _check_level(factor: Factor, level: Any) -> None:
+    if not jnp.issubdtype(jnp.result_type(level), jnp.integer):
+        raise ValueError(f"levels are integers, got {jnp.result_type(level)} for {factor.name!r}.")
+    if isinstance(level, jax.core.Tracer):
+        return
+    levels = np.asarray(level).reshape(-1)
+    wrong = levels[(levels < 0) | (levels >= factor.size)]
+    if wrong.size:
+        raise ValueError(f"{factor.name!r} has levels 0 to {factor.size - 1}, got {wrong[0]}.")
+
+
 def causal_world(
-    data: Dataset, causes: Mapping[str, Iterable[str]], tables: Mapping[str, np.ndarray]
+    data: Dataset, causes: Mapping[str, Sequence[str]], tables: Mapping[str, np.ndarray]
 ) -> CausalWorld:
     """Lets the factors of a data set cause one another.
 
     Args:
         data: The images.
-        causes: The direct causes of the factors that have any. All others are independent roots.
+        causes: The direct causes of the factors that have any, in the order of their table's axes.
+            All others are independent roots.
         tables: Of a factor, the probabilities of its levels given its causes' levels: one axis per
             cause, in order, then one of the factor's own. Rows need not sum to 1; a root without a
             table is uniform. Causes need not be ordered, effects should be (see the module).
 
     Raises:
-        ValueError: A name that is no factor, a cycle, a factor with causes and without table; a
-            table of another shape, with negative values, or with a row of zeros.
+        ValueError: A name that is no factor, a cause twice, a cycle, a factor with causes and
+            without table; a table of another shape, with negative values, or with a row of zeros.
     """
     names, sizes = (
         factor_names(data),
@@ -144,6 +164,11 @@ def causal_world(
     )
     causal.check_known("factor", causes, names)
     causal.check_known("factor in tables", tables, names)
+    for name, given in causes.items():
+        if isinstance(given, str) or len(set(given)) < len(given):
+            raise ValueError(
+                f"the causes of {name!r} must be a tuple of different names, got {given!r}."
+            )
     parents = {name: tuple(causes.get(name, ())) for name in names}
     mechanisms = {}
     for name in names:
@@ -163,18 +188,19 @@ def causal_world(
                 f"the table of {name!r} must be finite and not negative, with no row of zeros."
             )
         edges = np.cumsum(rows / rows.sum(axis=1, keepdims=True), axis=1)
+        edges = np.minimum(edges, 1.0)
         edges[:, -1] = 1.0
         mechanisms[name] = LevelTable(parents[name], shape[:-1], tuple(map(tuple, edges.tolist())))
     return CausalWorld(data, causal.scm(parents, mechanisms, causal.Uniform(0.0, 1.0)))
 
 
 def smooth_table(sizes: Sequence[int], weights: Sequence[float], *, width: float) -> np.ndarray:
-    """A table by which causes push an effect along, while every factor stays uniform.
+    """A table by which uniform, independent causes push an effect along that stays uniform.
 
     Levels are placed on [0, 1]. The effect's place scatters about the weighted mean of its causes'
     places, p proportional to exp(-distance^2 / (2 width^2)), and the table is then balanced until
-    uniform causes give a uniform effect (Sinkhorn and Knopp 1967): the world without its edges has
-    the same marginals.
+    uniform and independent causes give a uniform effect (Sinkhorn and Knopp 1967): the world
+    without its edges has the same marginals. Causes that depend on one another do not.
 
     Args:
         sizes: Levels of each cause, then of the effect.
@@ -185,7 +211,8 @@ def smooth_table(sizes: Sequence[int], weights: Sequence[float], *, width: float
         Probabilities (*causes, effect), each row summing to 1.
 
     Raises:
-        ValueError: Lengths that do not match, no weight, or a width that is not positive.
+        ValueError: Lengths that do not match, no weight, a width that is not positive, or one so
+            small that no such table is found.
     """
     *causes, levels = sizes
     if len(causes) != len(weights) or not causes or not any(weights):
@@ -204,9 +231,13 @@ def smooth_table(sizes: Sequence[int], weights: Sequence[float], *, width: float
         rows /= rows.sum(axis=1, keepdims=True)
         marginal = rows.mean(axis=0) * levels
         if np.abs(marginal - 1.0).max() < 1e-12:
+            return rows.reshape(*sizes)
+        if not (marginal > 0.0).all():
             break
-        rows /= marginal
-    return (rows / rows.sum(axis=1, keepdims=True)).reshape(*sizes)
+        rows /= marginal[None]
+    raise ValueError(
+        f"no table of width {width} over {tuple(sizes)} gives a uniform effect: give a larger one."
+    )
 
 
 def without_causes(world: CausalWorld) -> CausalWorld:
@@ -296,8 +327,9 @@ def interventional_means(world: CausalWorld, cause: str) -> np.ndarray:
 def effect_shares(world: CausalWorld) -> np.ndarray:
     """How much of each factor's variance another one, set at random, moves: (cause, effect).
 
-    Var_l E[b | do(a = l)] / Var(b) with l drawn from the marginal of a, between 0 and 1, exact;
-    total effects, so a cause of a cause counts. The diagonal is 1.
+    Var_l E[b | do(a = l)] / Var(b) with l drawn from the marginal of a, exact; total effects, so a
+    cause of a cause counts. The diagonal is 1. It can exceed 1 where a cause of a acts against it,
+    so that b varies less when nothing is set. NaN for a factor that does not vary.
     """
     joint = interventional_table(world, {})
     names = factor_names(world)
@@ -311,7 +343,8 @@ def effect_shares(world: CausalWorld) -> np.ndarray:
         marginals.append(marginal)
     for row, (name, marginal) in enumerate(zip(names, marginals, strict=True)):
         means = interventional_means(world, name)
-        shares[row] = marginal @ (means - marginal @ means) ** 2 / variances
+        moved = marginal @ (means - marginal @ means) ** 2
+        shares[row] = moved / np.where(variances > 0.0, variances, np.nan)
     return shares
 
 

@@ -217,7 +217,8 @@ def do_factor(
 ) -> jax.Array:
     """Sets the factor at ``position`` of levels (..., factor) to ``level`` (...), and nothing else.
 
-    The factors of these worlds are independent causes, so this is do(factor = level).
+    Where factors are independent causes this is do(factor = level). In a ``CausalWorld`` the
+    effects of the factor stay as they are: ``CausalWorld.levels`` lets them follow.
 
     Raises:
         ValueError: A position that is no integer or out of range, or a level that is no integer.

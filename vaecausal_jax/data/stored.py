@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data.dataset import Dataset, Factor, index_of, num_images
+from vaecausal_jax.data.dataset import Dataset, Drawn, Factor, index_of, num_images
 from vaecausal_jax.data.scales import is_concrete, only_zeros_and_ones
 
 _ENOUGH = 16
@@ -147,6 +147,15 @@ class Resized:
         return jnp.clip(image, 0.0, 1.0)
 
 
+@flax.struct.dataclass
+class ResizedDrawn(Resized):
+    """The same of a set with its own distribution, which it keeps."""
+
+    def draw(self, key: jax.Array, num: int) -> jax.Array:
+        """Draws rows of levels as the set itself does."""
+        return self.data.draw(key, num)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def resized(data: Dataset, image_size: int) -> Dataset:
     """Returns the same set with square images of another size; the set itself if it has that size.
 
@@ -160,7 +169,10 @@ def resized(data: Dataset, image_size: int) -> Dataset:
         raise ValueError(f"image_size must be at least 1, got {image_size}.")
     if height != width:
         raise ValueError(f"resized takes square images, got {height} x {width}.")
-    return data if image_size == height else Resized(data, (image_size, image_size, channels))
+    if image_size == height:
+        return data
+    kind = ResizedDrawn if isinstance(data, Drawn) else Resized
+    return kind(data, (image_size, image_size, channels))
 
 
 def on_device(data: StreamedImages, *, block: int = 4096) -> ByteImages:

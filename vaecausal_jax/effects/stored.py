@@ -267,7 +267,7 @@ def factor_sweeps(
     *,
     sweep: SweepFn = sweep,
 ) -> list[Part]:
-    """do(factor = level) on the input, for every factor and every level with images of its own.
+    """Sets every factor of the input to every level with images of its own, all others held.
 
     Args:
         net: The network with its parameters; it has a site ``latent/mean``.

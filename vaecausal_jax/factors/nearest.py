@@ -15,16 +15,28 @@ from jax.typing import ArrayLike
 
 from vaecausal_jax.data import Dataset, factor_names
 from vaecausal_jax.data.causal_worlds import all_rows
-from vaecausal_jax.data.dataset import images
+from vaecausal_jax.data.dataset import images, num_images
+from vaecausal_jax.data.scales import check_unit
 from vaecausal_jax.factors.readouts import CATEGORICAL
+
+_MOST_PIXELS = 2**28
+"""A gigabyte of float32."""
 
 
 def nearest_levels(data: Dataset, shown: ArrayLike) -> np.ndarray:
     """Levels (images, factor) of the world's images nearest to ``shown`` (images, h, w, c).
 
     Raises:
-        ValueError: A world too large to render whole, or images of another shape.
+        ValueError: A world of more than 268 million pixels, images of another shape, or values
+            outside [0, 1].
     """
+    size = num_images(data) * math.prod(data.image_shape)
+    if size > _MOST_PIXELS:
+        raise ValueError(
+            f"the world has {num_images(data)} images of {data.image_shape}, {size / 1e6:.0f} "
+            f"million pixels; up to {_MOST_PIXELS / 1e6:.0f} are rendered at once. Use a probe."
+        )
+    check_unit(shown, "nearest_levels reads")
     pictures = jnp.asarray(shown)
     if pictures.shape[1:] != tuple(data.image_shape):
         raise ValueError(f"expected images (n, *{data.image_shape}), got {pictures.shape}.")
@@ -43,7 +55,8 @@ def nearest_levels(data: Dataset, shown: ArrayLike) -> np.ndarray:
 def readability(data: Dataset, shown: ArrayLike, levels: ArrayLike) -> dict[str, float]:
     """How well each factor is read: accuracy of a categorical factor, R^2 of any other.
 
-    R^2 is NaN where all true levels are one.
+    R^2 is NaN where all true levels are one. A cyclic factor has no such score: it is scored as
+    one without order.
 
     Args:
         data: The world.
@@ -54,7 +67,7 @@ def readability(data: Dataset, shown: ArrayLike, levels: ArrayLike) -> dict[str,
     scores = {}
     for position, name in enumerate(factor_names(data)):
         got, wanted = read[:, position], true[:, position]
-        if name in CATEGORICAL:
+        if name in CATEGORICAL or data.factors[position].cyclic:
             scores[name] = float(np.mean(got == wanted))
         else:
             values = np.asarray(data.factors[position].values)

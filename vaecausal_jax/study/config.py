@@ -254,15 +254,15 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
             f"num_score_images {config.num_score_images} is too few to score codes with; it must "
             "be at least 500."
         )
+    if config.models == "zoo":
+        _check_zoo(config)
+        return
     if config.data == "pretrained":
         if config.num_seeds != 1:
             raise ValueError(f"pretrained models have one seed per family, got {config.num_seeds}.")
         for family in config.families:
             # Loaded here too: a missing or foreign file is found before a folder is made.
             pretrained.load_dsprites_vae(str(data_path), family.name)
-        return
-    if config.models == "zoo":
-        _check_zoo(config)
         return
     if config.data == "dsprites" and config.image_size != 64:
         raise ValueError(f"dsprites have image_size 64, got {config.image_size}.")
@@ -271,10 +271,37 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         train_config(config, family, 2 * config.batch_size, model)
 
 
+_OF_TRAINING = (
+    "latent_size",
+    "encoder_channels",
+    "encoder_dense",
+    "decoder_dense",
+    "decoder_channels",
+    "num_steps",
+    "record_every",
+    "batch_size",
+    "learning_rate",
+    "decay_learning_rate",
+    "discriminator_widths",
+    "discriminator_learning_rate",
+)
+"""What only a study that trains may set."""
+
+
 def _check_zoo(config: StudyConfig) -> None:
     """Raises ValueError unless the zoo has every model that is asked for."""
     if config.data not in WORLDS:
         raise ValueError(unknown_choice("data of models of the zoo", config.data, WORLDS))
+    side = WORLDS[config.data]().image_shape[0]
+    usual = {f.name: f.default for f in dataclasses.fields(StudyConfig)}
+    for name in _OF_TRAINING:
+        if getattr(config, name) != usual[name]:
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}, but models of the zoo are trained: leave it "
+                f"at {usual[name]!r}, or set models to 'train'."
+            )
+    if config.image_size != side:
+        raise ValueError(f"models of the zoo have image_size {side}, got {config.image_size}.")
     found = entries()
     for family in config.families:
         recipe = zoo_recipe(config, family)
@@ -288,7 +315,7 @@ def _check_zoo(config: StudyConfig) -> None:
             there = [
                 family_title(Family(name, e.recipe.strength or 1.0))
                 for (world, name), e in found.items()
-                if world == config.data
+                if world == config.data and name != "vq_vae"
             ]
             raise ValueError(
                 unknown_choice(f"family of {config.data} in the zoo", family_title(family), there)

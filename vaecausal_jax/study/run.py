@@ -131,6 +131,8 @@ def plan_study(
         "config": _measured(config),
         "data": str(pathlib.Path(data_path).resolve()) if data_path else "",
     }
+    if config.models == "zoo":
+        spec["weights"] = _digests_of_zoo(config)
     with entered_by_first(run_lock(folder)):
         parts = store.Parts(folder, spec)
     model = network(config, data)
@@ -148,6 +150,12 @@ def plan_study(
         ),
         len(measurements(config, model)),
     )
+
+
+def _digests_of_zoo(config: StudyConfig) -> dict[str, str]:
+    """The digest of each family's archive, as shipped: other weights are another study."""
+    found = zoo.entries()
+    return {f.name: found[config.data, f.name].record["sha256"] for f in config.families}
 
 
 def _measured(config: StudyConfig) -> dict[str, Any]:
@@ -213,10 +221,16 @@ def load_study(
             raise ValueError(
                 f"{folder} holds no study; `vaecausal study --out {folder}` makes one."
             )
-        return read_object(spec, f"Delete {spec.parent}.")["config"]
+        return read_object(spec, f"Delete {spec.parent}.")
 
-    config = from_json(from_first(read_config))
+    saved = from_first(read_config)
+    config = from_json(saved["config"])
     check_config(config, data_path)
+    if config.models == "zoo" and saved.get("weights") != _digests_of_zoo(config):
+        raise ValueError(
+            f"{folder} was made with other weights than those that ship now; run the `vaecausal "
+            "study` command again with another folder."
+        )
     for family in config.families if config.trains else ():
         step = steps_done(store.checkpoint_folder(folder, family_title(family)))
         if step != config.num_steps // config.record_every * config.record_every:

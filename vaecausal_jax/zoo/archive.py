@@ -48,10 +48,21 @@ def entries(folder: pathlib.Path = SHIPPED) -> dict[tuple[str, str], Entry]:
     """(world, family) to what the zoo has of it."""
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*/*.json")):
-        record = read_object(path, f"Delete {path} and train the family again.")
-        recipe = Recipe(**record["recipe"])
-        found[recipe.world, recipe.family] = Entry(recipe, record)
+        record = read_object(path, "Train the family again.")
+        if "recipe" in record:  # Other JSON files, such as a study's, are not the zoo's.
+            entry = _entry(path, record)
+            found[entry.recipe.world, entry.recipe.family] = entry
     return found
+
+
+def _entry(path: pathlib.Path, record: dict[str, Any]) -> Entry:
+    try:
+        _ = record["sha256"], record["seeds"]
+        return Entry(Recipe(**record["recipe"]), record)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no record of this version's zoo ({type(error).__name__}: {error})."
+        ) from error
 
 
 def load(
@@ -69,6 +80,30 @@ def load(
         ValueError: A world, family or seed that the zoo does not have, with what it has; or an
             archive that is missing or altered.
     """
+    entry = _find(world, family, folder)
+    if seed is not None and not 0 <= seed < entry.num_seeds:
+        raise ValueError(f"{family} of {world} has seeds 0 to {entry.num_seeds - 1}, got {seed}.")
+    model = network(entry.recipe)
+    place = pathlib.Path(folder) / world / f"{family}.npz"
+    stored = _arrays(place, entry.record["sha256"])
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+
+    def leaf(path, like):
+        name = _name(_PARAMS, path)
+        shape = (entry.num_seeds, *like.shape)
+        if name not in stored or stored[name].shape != shape:
+            there = stored[name].shape if name in stored else "nothing"
+            raise ValueError(
+                f"{place} has {there} at {name}, expected {shape}: it was trained on another "
+                "network than this version's."
+            )
+        values = stored[name].astype(like.dtype)
+        return jnp.asarray(values if seed is None else values[seed])
+
+    return model.bind(jax.tree.map_with_path(leaf, expected))
+
+
+def _find(world: str, family: str, folder: pathlib.Path) -> Entry:
     found = entries(folder)
     worlds = sorted({name for name, _ in found})
     if world not in worlds:
@@ -76,18 +111,7 @@ def load(
     families = [name for place, name in found if place == world]
     if family not in families:
         raise ValueError(unknown_choice(f"family of {world!r} in the zoo", family, families))
-    entry = found[world, family]
-    if seed is not None and not 0 <= seed < entry.num_seeds:
-        raise ValueError(f"{family} of {world} has seeds 0 to {entry.num_seeds - 1}, got {seed}.")
-    model = network(entry.recipe)
-    stored = _arrays(pathlib.Path(folder) / world / f"{family}.npz", entry.record["sha256"])
-    expected = jax.eval_shape(model.init, jax.random.key(0))
-
-    def leaf(path, like):
-        values = stored[_name(_PARAMS, path)].astype(like.dtype)
-        return jnp.asarray(values if seed is None else values[seed])
-
-    return model.bind(jax.tree.map_with_path(leaf, expected))
+    return found[world, family]
 
 
 def training_history(
@@ -96,10 +120,10 @@ def training_history(
     """The recorded terms of the loss of every seed, (seeds, records) or (seeds, records, latents).
 
     Raises:
-        ValueError: An archive that is missing or altered.
+        ValueError: As in ``load``.
     """
-    record = read_object(pathlib.Path(folder) / world / f"{family}.json", "Train it first.")
-    stored = _arrays(pathlib.Path(folder) / world / f"{family}.npz", record["sha256"])
+    digest = _find(world, family, folder).record["sha256"]
+    stored = _arrays(pathlib.Path(folder) / world / f"{family}.npz", digest)
     return {
         name.removeprefix(f"{_HISTORY}/"): values
         for name, values in stored.items()

@@ -1,9 +1,11 @@
 """What the zoo trains: its worlds, its families with their strengths, one network and one schedule.
 
-A recipe determines a model's weights on one machine; it is kept beside them.
+A recipe says what differs from model to model; it is kept beside the weights. What all models of
+the zoo share (channels, latents, codebook, discriminator) is here in code.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,9 +63,15 @@ class Recipe:
             raise ValueError(unknown_choice("world of the zoo", self.world, WORLDS))
         if self.family not in STRENGTHS:
             raise ValueError(unknown_choice("family of the zoo", self.family, STRENGTHS))
+        numbers = {"steps": self.steps, "batch_size": self.batch_size}
+        for word, number in (numbers | {"record_every": self.record_every}).items():
+            if number < 1:
+                raise ValueError(f"{word} must be at least 1, got {number}.")
         given, usual = self.strength, STRENGTHS[self.family]
         if given is not None and usual is None:
             raise ValueError(f"{self.family} has no strength, got {given}.")
+        if given is not None and not 0.0 <= given < math.inf:
+            raise ValueError(f"a strength is at least 0 and finite, got {given}.")
         object.__setattr__(self, "strength", usual if given is None else float(given))
 
 

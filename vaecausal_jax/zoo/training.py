@@ -1,6 +1,8 @@
-"""Training for the zoo: resumable, measured, rounded to half precision where nothing is lost."""
+"""Training for the zoo: resumable, measured, rounded to half precision if read-outs stay."""
 
 import datetime
+import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax.data import Dataset, images, sample_factors
+from vaecausal_jax.data import Dataset, factor_names, images, sample_factors
 from vaecausal_jax.factors.nearest import readability
 from vaecausal_jax.json_values import json_values
 from vaecausal_jax.manifests import versions
@@ -30,7 +32,7 @@ _READ_OUTS_KEPT = 0.005
 def train_family(
     recipe: Recipe,
     num_seeds: int,
-    folder: pathlib.Path,
+    folder: str | os.PathLike,
     *,
     command: str = "",
     watch: Callable[[int, Mapping[str, np.ndarray]], None] = lambda done, history: None,
@@ -48,10 +50,17 @@ def train_family(
         watch: Called with (steps done, history) at the start and after each save.
 
     Raises:
-        ValueError: A folder that holds another recipe's run.
+        ValueError: A folder that holds this family by another recipe, or more seeds of it.
     """
     if num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}.")
+    folder = pathlib.Path(folder)
+    there = archive.entries(folder).get((recipe.world, recipe.family))
+    if there is not None and (there.recipe != recipe or there.num_seeds > num_seeds):
+        raise ValueError(
+            f"{folder} has {there.num_seeds} seeds of {there.recipe}, which {num_seeds} seeds of "
+            f"{recipe} would replace: choose another folder, or delete them."
+        )
     data = WORLDS[recipe.world]()
     config = train_config(recipe, data)
     keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(jnp.arange(num_seeds))
@@ -75,14 +84,14 @@ def train_family(
             for verdict, values in zip(verdicts, measured, strict=True)
         ],
     }
-    archive.write(folder, recipe, params, _halved(history), record)
-    return archive.Entry(recipe, record)
+    archive.write(folder, recipe, params, _single(history), record)
+    return archive.entries(folder)[recipe.world, recipe.family]
 
 
 def _rounded(config: TrainConfig, data: Dataset, params: Any) -> tuple[Any, str, list[Any]]:
     """Parameters in the dtype they are kept in, and what was measured of the models they are.
 
-    Half precision, unless that changes a read-out of one seed.
+    They are of half precision, unless that changes a read-out of one seed by more than 0.005.
     """
     levels_key, noise_key = jax.random.split(jax.random.key(1))
     levels = sample_factors(levels_key, data, _NUM_MEASURED)
@@ -114,7 +123,11 @@ def _measured(
     for seed in range(jax.tree.leaves(params)[0].shape[0]):
         shown, numbers = run(jax.tree.map(lambda leaf, s=seed: leaf[s], params), x, eps)
         values = {name: np.asarray(value).tolist() for name, value in numbers.items()}
-        found.append({**values, "readable": readability(data, shown, levels)})
+        if np.isfinite(shown).all():
+            readable = readability(data, shown, levels)
+        else:
+            readable = dict.fromkeys(factor_names(data), math.nan)
+        found.append({**values, "readable": readable})
     return found
 
 
@@ -146,6 +159,6 @@ def _measurement(model: Model, config: TrainConfig) -> Callable[..., Any]:
     return measure
 
 
-def _halved(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The history in single precision at most: it is looked at, not computed with."""
+def _single(history: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The history in single precision."""
     return {name: np.asarray(values, np.float32) for name, values in history.items()}

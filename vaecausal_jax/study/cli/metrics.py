@@ -15,7 +15,7 @@ import tyro
 
 from vaecausal_jax import study
 from vaecausal_jax.data import dsprites_exact, num_images, sample_factors
-from vaecausal_jax.data.dataset import Dataset, factors_at
+from vaecausal_jax.data.dataset import Dataset, Drawn, factors_at
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.metrics.arrays import split_rows
@@ -248,7 +248,7 @@ def _encoded(
     """Posterior means of every model on the same images, and what their posteriors say."""
     report("encode images", 0, 1)
     image_key, score_key = jax.random.split(jax.random.key(command.seed))
-    if command.num_images == num_images(data):
+    if command.num_images == num_images(data) and not isinstance(data, Drawn):
         factors = factors_at(data, jax.random.permutation(image_key, num_images(data)))
     else:
         factors = sample_factors(image_key, data, command.num_images)

@@ -36,8 +36,8 @@ class SweepCommand:
         out: Folder for results.
         question: "units": every unit of every site patched between minimal pairs, both ways;
             "sites": every site patched whole; "pairs": interactions of every two units of the given
-            sites; "doses": every latent shifted by doses; "factors": do(factor = level) on the
-            input; "attribution": gradient surrogates of "units".
+            sites; "doses": every latent shifted by doses; "factors": each factor of the
+            input set to each level, all others held; "attribution": gradient surrogates of "units".
         family: Which family, as the study names it; the first if not given.
         seed: Which of its trained models.
         sites: Which sites; all if not given ("pairs" needs at least one).

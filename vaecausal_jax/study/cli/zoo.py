@@ -14,6 +14,7 @@ import rich.table
 import tyro
 
 from vaecausal_jax import zoo
+from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.study.cli.progress import (
     Progress,
     counted,
@@ -112,8 +113,11 @@ def _list(command: ZooCommand) -> None:
 def _print(console: rich.console.Console, folder: pathlib.Path, world: str | None) -> None:
     found = {place: e for place, e in zoo.entries(folder).items() if world in (None, place[0])}
     if not found:
-        there = "" if world is None else f" of {world!r}"
-        raise ValueError(f"no models{there} in {folder}; `vaecausal zoo train` makes them.")
+        if world is None or not zoo.entries(folder):
+            raise ValueError(f"no models in {folder}; `vaecausal zoo train` makes them.")
+        raise ValueError(
+            unknown_choice("world in the zoo", world, {place for place, _ in zoo.entries(folder)})
+        )
     for place in sorted({place for place, _ in found}):
         table = rich.table.Table(
             title=f"{place}: mean over seeds, then the least readable seed of each factor",
@@ -131,6 +135,12 @@ def _print(console: rich.console.Console, folder: pathlib.Path, world: str | Non
         console.print(table)
 
 
+def _count(entry: zoo.Entry) -> str:
+    """How many seeds there are, and how many of them diverged or collapsed."""
+    bad = sum(seed["verdict"] != "ok" for seed in entry.record["seeds"])
+    return f"{entry.num_seeds}, {bad} not ok" if bad else str(entry.num_seeds)
+
+
 def _cells(entry: zoo.Entry, factors: list[str]) -> list[str]:
     seeds = entry.record["seeds"]
 
@@ -141,7 +151,7 @@ def _cells(entry: zoo.Entry, factors: list[str]) -> list[str]:
     strength = entry.recipe.strength
     return [
         "-" if strength is None else f"{strength:g}",
-        str(entry.num_seeds),
+        _count(entry),
         str(entry.recipe.steps),
         mean("reconstruction"),
         mean("reconstruction_over_floor"),
