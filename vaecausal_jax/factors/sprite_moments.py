@@ -31,9 +31,7 @@ from vaecausal_jax.factors.readouts import Ordered, Readout, factor_codes, safe_
 SYMMETRIES = {"orientation": ("shape", (4, 2, 1))}
 """A square repeats four times in a turn, an ellipse twice, a heart once."""
 
-_UPRIGHT = ("shape", "scale", "x", "y")
 _NEEDED = ("shape", "scale", "orientation", "x", "y")
-_WORLDS = (_NEEDED, (*_NEEDED, "colour"), (*_UPRIGHT, "brightness"))
 _TEMPLATE_SIZE = 256
 _SHARPNESS = 8.0
 """How soon one shape's score takes over, in halves of the least distance between two shapes."""
@@ -43,15 +41,13 @@ _TINY = 1e-12
 
 def is_sprite_world(data: Dataset) -> bool:
     """Whether ``sprite_readout`` knows the data set's factors."""
-    return factor_names(data) in _WORLDS
+    return factor_names(data) in (_NEEDED, (*_NEEDED, "colour"))
 
 
 def sprite_readout(data: Dataset, *, threshold: float = 0.0) -> Readout:
-    """The exact read-out of ``sprites``, ``DSprites`` and ``causal_sprites``.
+    """The exact read-out of ``sprites`` and ``DSprites``, in grey or colour.
 
     Orientation is read as its phase (see ``readouts.Cyclic``), since no image shows more of it.
-    Brightness is the mean of the pixels weighted by their cubes, of which the sprite's edge has
-    next to nothing; all else is read off the image over its brightness.
 
     Args:
         data: A world of sprites.
@@ -65,13 +61,12 @@ def sprite_readout(data: Dataset, *, threshold: float = 0.0) -> Readout:
     names = factor_names(data)
     if not is_sprite_world(data):
         raise ValueError(
-            f"sprite_readout solves for {' or '.join(map(str, _WORLDS))}, the data set has "
-            f"{names}. Use probes.train_probe."
+            f"sprite_readout solves for {_NEEDED} (and colour), the data set has {names}. Use "
+            "probes.train_probe."
         )
     if not 0.0 <= threshold < 0.5:
         raise ValueError(f"threshold must lie in [0, 0.5), got {threshold}.")
-    symmetries = SYMMETRIES if "orientation" in names else {}
-    codes = factor_codes(data, categorical=("shape",), symmetries=symmetries)
+    codes = factor_codes(data, categorical=("shape",), symmetries=SYMMETRIES)
     lines = {
         factor.name: _line(factor.values, code.values)
         for factor, code in zip(data.factors, codes, strict=True)
@@ -80,18 +75,14 @@ def sprite_readout(data: Dataset, *, threshold: float = 0.0) -> Readout:
     zoom = geometry.CANVAS / data.image_shape[0]
 
     def read(params: Any, image: Array) -> Array:
-        grey = image.max(-1)
-        brightness = _brightness(grey) if "brightness" in names else jnp.ones(())
-        alpha = jnp.clip((grey / brightness - threshold) / (1 - 2 * threshold), 0.0, 1.0)
+        alpha = jnp.clip((image.max(-1) - threshold) / (1 - 2 * threshold), 0.0, 1.0)
         scores, scale, phase, x, y = _solve(params, alpha, zoom)
-        columns = {"shape": scores, "orientation": phase}
-        for name, number in {"scale": scale, "x": x, "y": y, "brightness": brightness}.items():
-            if name in lines:
-                slope, start = lines[name]
-                columns[name] = (slope * number + start)[None]
+        numbers = {"scale": scale, "x": x, "y": y}
+        scale, x, y = (slope * numbers[n] + start for n, (slope, start) in lines.items())
+        columns = [scores, scale[None], phase, x[None], y[None]]
         if "colour" in names:
-            columns["colour"] = _hue(image)
-        return jnp.concatenate([columns[name] for name in names])
+            columns.append(_hue(image))
+        return jnp.concatenate(columns)
 
     return Readout(jax.tree.map(jnp.asarray, _templates()), read, codes)
 
@@ -170,11 +161,6 @@ def _solve(templates: dict[str, Array], alpha: Array, zoom: float):
 
 def _unit(values: Array) -> Array:
     return values / jnp.sqrt(values.real**2 + values.imag**2 + _TINY)
-
-
-def _brightness(grey: Array) -> Array:
-    cubes = grey**3
-    return jnp.sum(cubes * grey) / (jnp.sum(cubes) + _TINY) + _TINY
 
 
 def _hue(image: Array) -> Array:
