@@ -14,7 +14,7 @@ from vaecausal_jax.effects import stored
 from vaecausal_jax.effects.decompositions import mediation_shares
 from vaecausal_jax.effects.mediation import unit_grams
 from vaecausal_jax.factors import write_tensor
-from vaecausal_jax.inference import Estimate, bootstrap_mean
+from vaecausal_jax.inference import Bootstrap, Estimate, bootstrap_mean
 from vaecausal_jax.interventions.bound import BoundModel, bind
 from vaecausal_jax.interventions.sites import Tape
 from vaecausal_jax.sweeps import moments, sweep
@@ -244,7 +244,9 @@ def test_a_map_keeps_the_axis_of_units(whole):
 
 def test_the_largest_units_with_intervals_print_as_a_table(whole):
     shares = whole.map(
-        lambda gram: effects.proportion_mediated(jax.random.key(0), gram, num_replicates=50)
+        lambda gram: effects.proportion_mediated(
+            jax.random.key(0), gram, bootstrap=Bootstrap(num_replicates=50)
+        )
     )
     text = repr(shares.top(3))
     head, columns, *rows = text.splitlines()

@@ -13,6 +13,7 @@ import vaecausal_jax as vj
 from vaecausal_jax import data as vd
 from vaecausal_jax import zoo
 from vaecausal_jax.interventions import set_to
+from vaecausal_jax.zoo.training import train_family
 
 RECIPE = zoo.Recipe("causal-sprites", "vae", steps=40, record_every=20, batch_size=8)
 
@@ -21,9 +22,7 @@ RECIPE = zoo.Recipe("causal-sprites", "vae", steps=40, record_every=20, batch_si
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     seen = []
-    entry = zoo.train_family(
-        RECIPE, 2, folder, command="as told", watch=lambda d, _: seen.append(d)
-    )
+    entry = train_family(RECIPE, 2, folder, command="as told", watch=lambda d, _: seen.append(d))
     return folder, entry, seen
 
 
@@ -72,16 +71,14 @@ def test_a_loaded_model_takes_interventions(trained):
 def test_a_finished_family_is_not_trained_again_and_seeds_do_not_depend_on_their_number(trained):
     folder, entry, _ = trained
     seen = []
-    again = zoo.train_family(
-        RECIPE, 2, folder, command="as told", watch=lambda d, _: seen.append(d)
-    )
+    again = train_family(RECIPE, 2, folder, command="as told", watch=lambda d, _: seen.append(d))
     assert seen == [40]
     assert again.record["seeds"] == entry.record["seeds"]
 
 
 @pytest.mark.thorough
 def test_a_seed_is_the_same_among_fewer(trained, tmp_path):
-    zoo.train_family(RECIPE, 1, tmp_path)
+    train_family(RECIPE, 1, tmp_path)
     alone = zoo.load("causal-sprites", "vae", seed=0, folder=tmp_path)
     among = zoo.load("causal-sprites", "vae", seed=0, folder=trained[0])
     jax.tree.map(np.testing.assert_array_equal, alone.params, among.params)
@@ -118,9 +115,9 @@ def test_an_altered_archive_is_refused(trained, tmp_path):
 def test_models_of_another_recipe_are_not_replaced(trained):
     other = dataclasses.replace(RECIPE, steps=20)
     with pytest.raises(ValueError, match=r"has 2 seeds of Recipe\(.*steps=40.*would replace"):
-        zoo.train_family(other, 2, trained[0])
+        train_family(other, 2, trained[0])
     with pytest.raises(ValueError, match="which 1 seeds of"):
-        zoo.train_family(RECIPE, 1, trained[0])
+        train_family(RECIPE, 1, trained[0])
 
 
 def test_weights_of_another_network_are_refused(trained, tmp_path, monkeypatch):

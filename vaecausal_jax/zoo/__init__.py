@@ -1,13 +1,13 @@
 """Trained models that ship: six families, several seeds, on worlds whose causes are known.
 
 ``load("causal-sprites", "factor_vae", seed=3)`` is a bound model; without ``seed`` it is all of
-them, stacked. ``entries`` says what there is and what was measured of it; ``train_family`` (or
-``vaecausal zoo train``) trains more, into a folder of one's own. ``world`` gives the images.
+them, stacked. ``entries`` says what there is and what was measured of it, ``WORLDS`` gives the
+images. ``training.train_family``, or ``vaecausal zoo train``, trains more into a folder of one's
+own.
 """
 
 from vaecausal_jax.zoo.archive import SHIPPED, Entry, entries, load, training_history
 from vaecausal_jax.zoo.recipes import STRENGTHS, WORLDS, Recipe, network, train_config
-from vaecausal_jax.zoo.training import train_family
 
 __all__ = [
     "SHIPPED",
@@ -19,6 +19,5 @@ __all__ = [
     "load",
     "network",
     "train_config",
-    "train_family",
     "training_history",
 ]

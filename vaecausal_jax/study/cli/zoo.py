@@ -23,6 +23,7 @@ from vaecausal_jax.study.cli.progress import (
     show_progress,
 )
 from vaecausal_jax.study.cli.setting import use_machine
+from vaecausal_jax.zoo.training import train_family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run_zoo_command(command: ZooCommand) -> None:
     start, console = time.perf_counter(), make_console(sys.stdout)
     with show_progress(console) as report:
         for recipe in recipes:
-            zoo.train_family(
+            train_family(
                 recipe,
                 command.seeds,
                 folder,
