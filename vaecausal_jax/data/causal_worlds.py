@@ -29,13 +29,12 @@ from vaecausal_jax.data import causal
 from vaecausal_jax.data.dataset import (
     Dataset,
     Factor,
-    changeable_factor,
+    another_level,
     factor_names,
     factor_sizes,
-    images,
     num_images,
 )
-from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.data.pairs import Pairs, level_pairs
 from vaecausal_jax.errors import unknown_choice
 
 _MOST_ROWS = 2_000_000
@@ -367,12 +366,10 @@ def causal_levels(
     Raises:
         ValueError: As in ``changeable_factor``.
     """
-    position, num_distinct = changeable_factor(world, factor_name)
     noise_key, step_key = jax.random.split(key)
     noise = causal.sample_noise(noise_key, world.model, num)
     before = world.levels(noise)
-    step = jax.random.randint(step_key, (num,), 1, num_distinct, jnp.int32)
-    level = (before[:, position] + step) % num_distinct
+    level = another_level(step_key, world, factor_name, before)
     return before, world.levels(noise, {factor_name: level})
 
 
@@ -393,9 +390,7 @@ def causal_pairs(
     """
     levels_key, noise_key = jax.random.split(key)
     before, after = causal_levels(levels_key, world, factor_name, num)
-    x = images(world, jnp.concatenate([before, after]))
-    eps = jax.random.normal(noise_key, (num, *noise_shape), x.dtype)
-    return Pairs(x[:num], x[num:], eps, before, after)
+    return level_pairs(noise_key, world, before, after, noise_shape)
 
 
 def all_rows(data: Dataset) -> np.ndarray:

@@ -263,9 +263,19 @@ def minimal_levels(
     Raises:
         ValueError: As in ``changeable_factor``.
     """
-    position, num_distinct = changeable_factor(data, factor_name)
+    position, _ = changeable_factor(data, factor_name)
     source_key, step_key = jax.random.split(key)
     source = sample_factors(source_key, data, num)
-    step = jax.random.randint(step_key, (num,), 1, num_distinct, jnp.int32)
-    level = (source[:, position] + step) % num_distinct
+    level = another_level(step_key, data, factor_name, source)
     return source, do_factor(source, position, level)
+
+
+def another_level(key: jax.Array, data: Dataset, factor_name: str, rows: jax.Array) -> jax.Array:
+    """Draws, for rows (num, factor), a distinct level of one factor other than the row's, (num,).
+
+    Raises:
+        ValueError: As in ``changeable_factor``.
+    """
+    position, num_distinct = changeable_factor(data, factor_name)
+    step = jax.random.randint(key, (len(rows),), 1, num_distinct, jnp.int32)
+    return (rows[:, position] + step) % num_distinct

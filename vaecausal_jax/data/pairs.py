@@ -117,9 +117,17 @@ def minimal_pairs(
     """
     levels_key, noise_key = jax.random.split(key)
     before, after = minimal_levels(levels_key, data, factor_name, num)
+    return level_pairs(noise_key, data, before, after, noise_shape)
+
+
+def level_pairs(
+    key: jax.Array, data: Dataset, before: jax.Array, after: jax.Array, noise_shape: Sequence[int]
+) -> Pairs:
+    """The images at levels before and after, (num, factor) each, and noise drawn with the key."""
+    num = len(before)
     # One call draws both ends: it is compiled once.
     x = images(data, jnp.concatenate([before, after]))
-    eps = jax.random.normal(noise_key, (num, *noise_shape), x.dtype)
+    eps = jax.random.normal(key, (num, *noise_shape), x.dtype)
     return Pairs(x[:num], x[num:], eps, before, after)
 
 
