@@ -7,7 +7,8 @@ redrawn or read from their archive. ``shapes3d``, ``mpi3d``, ``smallnorb`` and `
 published files, with images read when they are asked for (``stored``, ``files``);
 ``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the factors of the first two, for work
 without a download. Factors cause one another in ``causal_worlds``, of which ``causal_sprites`` is
-the default; ``causal`` holds structural causal models of any kind, ``scenes`` draws two of them.
+the default and ``tunnel`` a physical device; ``causal`` holds structural causal models of any kind,
+``scenes`` draws two of them.
 """
 
 from vaecausal_jax.data import causal, scenes
@@ -59,6 +60,7 @@ from vaecausal_jax.data.smallnorb import load_smallnorb
 from vaecausal_jax.data.splits import Split, hold_out, random_split
 from vaecausal_jax.data.sprites import Sprites, sprites
 from vaecausal_jax.data.stored import ByteImages, StoredImages, StreamedImages, on_device, resized
+from vaecausal_jax.data.tunnel import tunnel, tunnel_image, turned_pairs
 
 __all__ = [
     "ByteImages",
@@ -122,6 +124,9 @@ __all__ = [
     "smooth_table",
     "sprites",
     "true_graph",
+    "tunnel",
+    "tunnel_image",
+    "turned_pairs",
     "weighted",
     "without_causes",
 ]
