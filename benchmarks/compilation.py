@@ -16,9 +16,10 @@ import jax
 from vaecausal_jax import study
 from vaecausal_jax.study.cli.setting import use_machine
 from vaecausal_jax.study.compilation import compile_for_few_runs
-from vaecausal_jax.study.config import dataset, network
+from vaecausal_jax.study.config import architectures, dataset
 from vaecausal_jax.study.factors import make_readout
-from vaecausal_jax.study.measure import make_inputs, measurements
+from vaecausal_jax.study.inputs import make_inputs
+from vaecausal_jax.study.measure import measurements
 from vaecausal_jax.training.seeds import fastest_over_seeds
 
 COMPILERS = {"default": lambda lowered: lowered.compile(), "few runs": compile_for_few_runs}
@@ -40,10 +41,10 @@ def main():
     parser.add_argument("--parts", nargs="+", help="names of measurements; all by default")
     parser.add_argument("--json", action="store_true", help="print a machine-readable last line")
     args = parser.parse_args()
-    use_machine(None)
+    use_machine(None, afresh=True)
     config = study.PRESETS["quick"]
     data = dataset(config, None)
-    model = network(config, data)
+    model = next(iter(architectures(config, data)))
     keys = jax.random.split(jax.random.key(0), len(config.families) * config.num_seeds)
     params = jax.vmap(model.init)(keys)
     inputs = make_inputs(config, data, model, make_readout(config, data, lambda *_: None))

@@ -59,9 +59,10 @@ from vaecausal_jax.circuits.tasks import make_task, task_values
 from vaecausal_jax.effects import mediation
 from vaecausal_jax.effects.paths import INPUT, OUTCOME
 from vaecausal_jax.effects.unit_effects import shift_effects
-from vaecausal_jax.study.config import dataset, network
+from vaecausal_jax.study.config import architectures, dataset
 from vaecausal_jax.study.factors import make_readout
-from vaecausal_jax.study.measure import make_inputs, measurements
+from vaecausal_jax.study.inputs import make_inputs
+from vaecausal_jax.study.measure import measurements
 from vaecausal_jax.sweeps import grid
 from vaecausal_jax.training import objectives
 from vaecausal_jax.training.seeds import shard_seeds, vmap_seeds
@@ -233,7 +234,7 @@ def measurement(mesh: Mesh) -> Program:
     """The quick study's measurement of one layer, models spread over the chips."""
     config = study.PRESETS["quick"]
     data = dataset(config, None)
-    model = network(config, data)
+    model = next(iter(architectures(config, data)))
     whole, split = shardings(mesh)
     inputs = make_inputs(config, data, model, make_readout(config, data, lambda *_: None))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), mesh.size))

@@ -13,6 +13,9 @@ from vaecausal_jax.jax_versions import WITHOUT_FAULTY_SUMS, flags_for_small_prog
 if (flags := os.environ.get("XLA_FLAGS", "")) in ("", WITHOUT_FAULTY_SUMS):
     os.environ["XLA_FLAGS"] = f"{flags} {flags_for_small_programs()}".strip()
 
+# Commands that tests run, here and in other processes, leave the user's folder alone.
+os.environ["VAECAUSAL_COMPILATION_CACHE"] = "off"
+
 if not hasattr(jax, "enable_x64"):  # It lay elsewhere before 0.8.
     jax.enable_x64 = jax.experimental.enable_x64  # pyright: ignore
 

@@ -10,6 +10,7 @@ import vaecausal_jax
 ROOT = pathlib.Path(vaecausal_jax.__file__).parent
 FLOORS = {
     "jax_versions": 0,
+    "compilation_cache": 1,
     "errors": 1,
     "indices": 1,
     "rows": 1,

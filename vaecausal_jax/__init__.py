@@ -16,6 +16,7 @@ from vaecausal_jax import (
     training,
     zoo,
 )
+from vaecausal_jax.compilation_cache import use_compilation_cache
 from vaecausal_jax.data import Pairs, Runs
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.bound import BoundModel, bind
@@ -57,5 +58,6 @@ __all__ = [
     "sweep",
     "sweeps",
     "training",
+    "use_compilation_cache",
     "zoo",
 ]

@@ -101,7 +101,7 @@ def main():
     parser.add_argument("--num-pairs", type=int, default=8, help="minimal pairs a factor")
     arguments = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
-    _, data, trained = study.load_study(arguments.study)
+    _, data, (trained,) = study.load_study(arguments.study)
     keys = jax.random.split(jax.random.key(0), len(data.factors) + 1)
     pairs = [
         minimal_levels(key, data, factor.name, arguments.num_pairs)

@@ -133,13 +133,9 @@ def measure_codes(config: Config, model: vj.Model, params, x):
     sd = pre.std(axis=(0, 1, 2))
     variance = 2 * vj.effects.output_spread(image(trace)).mean()
 
-    def at_dose(dose):
-        # A shift of the same SDs for each channel: sizes differ, so shift channels one by one.
-        found = crossing_rates(model.bind(params), x, eps, dose * sd, outcome=image)
-        own = jnp.arange(sd.size)
-        return found.crossed[own, own].mean(), found.squared[own, own].mean() / variance
-
-    crossed, shifted = jax.lax.map(at_dose, jnp.array(config.doses))
+    shifted = crossing_rates(
+        model.bind(params), x, eps, jnp.array(config.doses), unit_sd=sd, outcome=image
+    )
     donor = jnp.roll(codes, 1, axis=0)
     redrawn = code_effects(
         model.bind(params),
@@ -148,8 +144,8 @@ def measure_codes(config: Config, model: vj.Model, params, x):
         outcome=image,
     )
     return {
-        "crossed": crossed,
-        "shift_index": shifted,
+        "crossed": shifted.crossed.mean(axis=(0, 2)),
+        "shift_index": shifted.squared.mean(axis=(0, 2)) / variance,
         **{
             name: (getattr(redrawn, name).squared.mean(axis=1) / variance).sum()
             for name in ("position", "code", "whole")

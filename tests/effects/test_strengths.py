@@ -361,6 +361,15 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
     assert np.all((np.asarray(found.squared) > 0) == (np.asarray(found.crossed) > 0))
 
 
+def test_doses_in_standard_deviations_are_shifts_of_that_size(codes):
+    sites, x, eps, _, _ = codes
+    net, sd = BoundModel(quantised, BOOK, sites), jnp.array([0.3])
+    counted = code_effects.crossing_rates(net, x, eps, jnp.array([1.0, -2.0]), unit_sd=sd)
+    shifted = code_effects.crossing_rates(net, x, eps, jnp.array([0.3, -0.6]))
+    np.testing.assert_array_equal(counted.crossed, shifted.crossed)
+    np.testing.assert_allclose(counted.squared, shifted.squared, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -434,6 +443,12 @@ def test_shifts_cross_borders_only_beyond_the_distance_to_them(codes):
                 BoundModel(quantised, BOOK, s), x, e, jnp.float32(1)
             ),
             r"doses has shape \(\)",
+        ),
+        (
+            lambda s, x, e: code_effects.crossing_rates(
+                BoundModel(quantised, BOOK, s), x, e, jnp.ones(1), unit_sd=jnp.ones(2)
+            ),
+            r"unit_sd has shape \(2,\), expected \(1,\)",
         ),
     ],
 )

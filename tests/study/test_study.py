@@ -21,8 +21,8 @@ from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.study import PRESETS, Family, as_json, from_json, read_config, report, store
 from vaecausal_jax.study import run as study_run
-from vaecausal_jax.study.config import check_config, dataset, network, objective
-from vaecausal_jax.study.measure import make_inputs
+from vaecausal_jax.study.config import architectures, check_config, dataset, objective
+from vaecausal_jax.study.inputs import make_inputs
 from vaecausal_jax.training import checkpoint
 
 pytestmark = pytest.mark.thorough
@@ -228,9 +228,10 @@ def test_identities_that_hold_in_any_vae_hold(finished):
 )
 def test_mediation_equals_a_python_loop_over_pairs(site, unit, factor, family, seed, finished):
     result = finished.study
-    model = result.model
+    (trained,) = result.trained
+    model = trained.model
     index = ["vae", "beta_vae_0.5"].index(family) * 2 + seed
-    params = jax.tree.map(lambda leaf: leaf[index], result.params)
+    params = jax.tree.map(lambda leaf: leaf[index], trained.params)
     inputs = make_inputs(TINY, sprites(16), model, sprite_readout(sprites(16)))
     pairs = inputs.pairs.flat()
     first = 4 * FACTORS.index(factor)
@@ -620,13 +621,20 @@ def test_pretrained_weights_are_found_before_anything_starts(shared):
 
 
 @pytest.mark.parametrize(
-    "name", ["vae", "beta_vae", "factor_vae", "beta_tc_vae", "dip_vae_i", "dip_vae_ii"]
+    ("name", "term"),
+    [
+        *(
+            (name, "kl_per_latent")
+            for name in ("vae", "beta_vae", "factor_vae", "beta_tc_vae", "dip_vae_i", "dip_vae_ii")
+        ),
+        ("vq_vae", "code_entropy"),
+    ],
 )
-def test_every_gaussian_family_can_be_part_of_a_study(name):
+def test_every_family_can_be_part_of_a_study(name, term):
     config = dataclasses.replace(TINY, families=(Family(name, 2.0),))
     check_config(config)
     data = dataset(config, None)
-    model = network(config, data)
+    (model,) = architectures(config, data)
     made = objective(config.families[0], config, 1000)
     assert made.name == name
 
@@ -640,4 +648,4 @@ def test_every_gaussian_family_can_be_part_of_a_study(name):
 
     value, terms = jax.eval_shape(loss, jax.random.key(0))
     assert value.shape == ()
-    assert "kl_per_latent" in terms
+    assert term in terms

@@ -23,7 +23,7 @@ def test_the_preset_can_run():
 
 
 def test_the_models_are_the_first_seeds_of_each_family(tmp_path):
-    trained = run.train_all(TWO, dataset(TWO, None), None, tmp_path, lambda *_: None)
+    (trained,) = run.train_all(TWO, dataset(TWO, None), None, tmp_path, lambda *_: None)
     assert trained.labels == [
         (name, seed) for name in ("vae", "factor_vae_10") for seed in range(3)
     ]
@@ -37,10 +37,27 @@ def test_the_models_are_the_first_seeds_of_each_family(tmp_path):
     assert trained.histories["vae"]["loss"].shape == (3, 80)
 
 
+def test_models_with_codes_are_a_stack_of_their_own(tmp_path):
+    families = (study.Family("vq_vae"), study.Family("vae"))
+    config = dataclasses.replace(ZOO, families=families, num_seeds=2)
+    stacks = run.train_all(config, dataset(config, None), None, tmp_path, lambda *_: None)
+    assert [trained.labels for trained in stacks] == [
+        [(name, seed) for seed in range(2)] for name in ("vae", "vq_vae")
+    ]
+    for trained, family in zip(stacks, ("vae", "vq_vae"), strict=True):
+        net = zoo.load("causal-sprites", family, seed=1)
+        assert trained.model.sites == net.sites
+        jax.tree.map(
+            lambda all_models, one: np.testing.assert_array_equal(all_models[1], one),
+            trained.params,
+            net.params,
+        )
+
+
 def test_a_folder_of_other_weights_is_refused(tmp_path):
     plan = run.plan_study(TWO, tmp_path)
     assert plan.steps == {}
-    config, data, trained = run.load_study(tmp_path)
+    config, _, (trained,) = run.load_study(tmp_path)
     assert config == TWO
     assert len(trained.labels) == 6
     path = tmp_path / "parts" / "spec.json"
@@ -66,7 +83,7 @@ def test_a_folder_of_other_weights_is_refused(tmp_path):
             {"families": (study.Family("beta_vae", 3.0),)},
             r"unknown family .* 'beta_vae_3'. Did you mean 'beta_vae_2'",
         ),
-        ({"families": (study.Family("vq_vae"),)}, "a study takes one architecture"),
+        ({"num_codes": 8}, "num_codes is 8, but models of the zoo are trained"),
     ],
 )
 def test_what_the_zoo_has_not_is_refused_before_anything_starts(changes, message, tmp_path):

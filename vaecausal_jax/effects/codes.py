@@ -111,6 +111,7 @@ def crossing_rates(
     eps: Array,
     doses: Array,
     *,
+    unit_sd: Array | None = None,
     pre: str = "latent/pre",
     codes: str = "latent/codes",
     outcome: Outcome = outputs,
@@ -122,14 +123,15 @@ def crossing_rates(
         net: The network with its parameters.
         x: Inputs, (images, ...).
         eps: Noise, (images, ...).
-        doses: (doses,), in the scale of the site ``pre``; of either sign.
+        doses: (doses,), of either sign.
+        unit_sd: (units,) what a dose is counted in; the scale of the site ``pre`` if None.
         pre: The site before quantisation.
         codes: The site of the codes.
         outcome: Trace to the array of interest.
         sweep: ``sweeps.sweep``, or a partial of it with a mesh or a block.
 
     Raises:
-        ValueError: Unknown sites, or doses that are not a vector.
+        ValueError: Unknown sites, doses that are not a vector, or not one SD per unit.
     """
     sweep = unreduced(sweep)
     _check_codes(net.sites, codes)
@@ -138,6 +140,10 @@ def crossing_rates(
     site = net.sites[pre]
     if site.unit_axis is None:
         raise ValueError(f"site {pre!r} {site.shape} has no units to shift.")
+    num_units = site.num_units
+    scale = jnp.ones(num_units, site.dtype) if unit_sd is None else jnp.asarray(unit_sd, site.dtype)
+    if scale.shape != (num_units,):
+        raise ValueError(f"unit_sd has shape {scale.shape}, expected ({num_units},).")
     natural, (clean, y) = clean_runs(
         net,
         pre,
@@ -157,10 +163,9 @@ def crossing_rates(
         squared = jnp.sum((measure(outcome, trace) - y) ** 2)
         return CrossingRates(jnp.mean(changed.astype(squared.dtype)), squared)
 
-    num_units = site.num_units
     doses = jnp.asarray(doses, site.dtype)
     units = jnp.repeat(jnp.arange(num_units), len(doses))
-    points = units, jnp.tile(doses, num_units)
+    points = units, (scale[:, None] * doses[None]).reshape(-1)
     found = sweep(run, points, (x, eps, natural, clean, y))
     return jax.tree.map(lambda a: a.reshape(num_units, len(doses), len(x)), found)
 

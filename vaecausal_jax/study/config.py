@@ -27,7 +27,7 @@ from vaecausal_jax.data import (
 )
 from vaecausal_jax.errors import unknown_choice
 from vaecausal_jax.inference.estimate import least_replicates
-from vaecausal_jax.models import Model, burgess_vae, conv_vae, pretrained
+from vaecausal_jax.models import Model, burgess_vae, conv_vae, pretrained, vq_vae
 from vaecausal_jax.training import objectives
 from vaecausal_jax.training.trainer import TrainConfig
 from vaecausal_jax.zoo import STRENGTHS, WORLDS, Recipe, entries
@@ -39,9 +39,9 @@ class Family:
     """One family at one strength.
 
     Attributes:
-        name: ``vae``, ``beta_vae``, ``factor_vae``, ``beta_tc_vae``, ``dip_vae_i`` or
-            ``dip_vae_ii``; for the data ``pretrained``, the name of a weight file.
-        strength: beta, gamma or lambda_od; a plain VAE has none.
+        name: ``vae``, ``beta_vae``, ``factor_vae``, ``beta_tc_vae``, ``dip_vae_i``, ``dip_vae_ii``
+            or ``vq_vae``; for the data ``pretrained``, the name of a weight file.
+        strength: beta, gamma or lambda_od; ``vae`` and ``vq_vae`` have none.
     """
 
     name: str
@@ -63,7 +63,9 @@ class StudyConfig:
         image_size: Height and width.
         num_seeds: Trained models per family.
         seed: Root of all randomness.
-        latent_size: Latents.
+        latent_size: Latents; those of ``vq_vae`` are a map of codes.
+        num_codes: Codes of ``vq_vae``.
+        code_size: Numbers in a code.
         encoder_channels: Stride-2 convolutions of the encoder.
         encoder_dense: Dense layers of the encoder.
         decoder_dense: Dense layers of the decoder before its first map.
@@ -117,6 +119,8 @@ class StudyConfig:
     num_factor_replicates: int = 200
     num_shuffles: int = 1
     models: str = "train"
+    num_codes: int = 64
+    code_size: int = 16
 
     @property
     def trains(self) -> bool:
@@ -152,10 +156,7 @@ PRESETS: dict[str, StudyConfig] = {
         name="zoo",
         data="causal-sprites",
         models="zoo",
-        families=(
-            Family("vae"),
-            *(Family(n, s) for n, s in STRENGTHS.items() if s is not None),
-        ),
+        families=(*(Family(n, 1.0 if s is None else s) for n, s in STRENGTHS.items()),),
         image_size=32,
         num_seeds=4,
         num_images=128,
@@ -266,13 +267,15 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
         return
     if config.data == "dsprites" and config.image_size != 64:
         raise ValueError(f"dsprites have image_size 64, got {config.image_size}.")
-    model = _conv_vae(config, (config.image_size, config.image_size, 1))
+    shape = (config.image_size, config.image_size, 1)
     for family in config.families:
-        train_config(config, family, 2 * config.batch_size, model)
+        train_config(config, family, 2 * config.batch_size, _network(config, family, shape))
 
 
 _OF_TRAINING = (
     "latent_size",
+    "num_codes",
+    "code_size",
     "encoder_channels",
     "encoder_dense",
     "decoder_dense",
@@ -305,17 +308,12 @@ def _check_zoo(config: StudyConfig) -> None:
     found = entries()
     for family in config.families:
         recipe = zoo_recipe(config, family)
-        if recipe.family == "vq_vae":
-            raise ValueError(
-                "vq_vae has codes where the study's other families have Gaussian latents: a study "
-                "takes one architecture. Load it with zoo.load and use effects.code_effects."
-            )
         entry = found.get((recipe.world, recipe.family))
         if entry is None or entry.recipe.strength != recipe.strength:
             there = [
                 family_title(Family(name, e.recipe.strength or 1.0))
                 for (world, name), e in found.items()
-                if world == config.data and name != "vq_vae"
+                if world == config.data
             ]
             raise ValueError(
                 unknown_choice(f"family of {config.data} in the zoo", family_title(family), there)
@@ -334,7 +332,14 @@ def zoo_recipe(config: StudyConfig, family: Family) -> Recipe:
     return Recipe(config.data, family.name, strength=strength)
 
 
-_ADDED = ("num_replicates", "num_factor_replicates", "num_shuffles", "models")
+_ADDED = (
+    "num_replicates",
+    "num_factor_replicates",
+    "num_shuffles",
+    "models",
+    "num_codes",
+    "code_size",
+)
 
 
 def as_json(config: StudyConfig) -> dict[str, Any]:
@@ -386,6 +391,7 @@ def objective(family: Family, config: StudyConfig, num_data: int) -> objectives.
         "beta_tc_vae": lambda: objectives.beta_tc_vae(family.strength, num_data),
         "dip_vae_i": lambda: objectives.dip_vae_i(family.strength),
         "dip_vae_ii": lambda: objectives.dip_vae_ii(family.strength),
+        "vq_vae": objectives.vq_vae,
     }
     if family.name not in makers:
         raise ValueError(unknown_choice("family", family.name, makers))
@@ -408,16 +414,29 @@ def dataset(config: StudyConfig, data_path: str | None) -> Dataset:
     return dsprites_exact()
 
 
-def network(config: StudyConfig, data: Dataset) -> Model:
-    """The architecture that all families of a study share."""
+def architectures(config: StudyConfig, data: Dataset) -> dict[Model, list[Family]]:
+    """Each architecture with the families that share it; models with codes come last."""
     if config.data == "pretrained":
-        return burgess_vae(data.image_shape)
-    if config.models == "zoo":
-        return zoo_network(zoo_recipe(config, config.families[0]))
-    return _conv_vae(config, data.image_shape)
+        return {burgess_vae(data.image_shape): list(config.families)}
+    found: dict[Model, list[Family]] = {}
+    for family in sorted(config.families, key=lambda family: family.name == "vq_vae"):
+        if config.models == "zoo":
+            model = zoo_network(zoo_recipe(config, family))
+        else:
+            model = _network(config, family, data.image_shape)
+        found.setdefault(model, []).append(family)
+    return found
 
 
-def _conv_vae(config: StudyConfig, image_shape: tuple[int, int, int]) -> Model:
+def _network(config: StudyConfig, family: Family, image_shape: tuple[int, int, int]) -> Model:
+    if family.name == "vq_vae":
+        return vq_vae(
+            image_shape,
+            num_codes=config.num_codes,
+            code_size=config.code_size,
+            encoder_channels=config.encoder_channels,
+            decoder_channels=config.decoder_channels,
+        )
     return conv_vae(
         image_shape,
         latent_size=config.latent_size,
@@ -445,8 +464,8 @@ def train_config(config: StudyConfig, family: Family, num_data: int, model: Mode
 
 def family_title(family: Family) -> str:
     """Name with strength, such as ``beta_vae_4``."""
-    if family.name == "vae":
-        return "vae"
+    if family.name in ("vae", "vq_vae"):
+        return family.name
     return f"{family.name}_{family.strength:g}"
 
 

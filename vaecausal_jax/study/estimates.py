@@ -18,9 +18,13 @@ from vaecausal_jax.effects.strengths import EffectStrengths, StrengthSamples, es
 from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.study.config import StudyConfig
+from vaecausal_jax.study.estimate_codes import (
+    Arrays,
+    code_estimates,
+    code_image_values,
+    code_values,
+)
 from vaecausal_jax.training.trainer import ACTIVE_KL
-
-Arrays = dict[str, np.ndarray]
 
 
 class Estimates(NamedTuple):
@@ -33,6 +37,9 @@ class Estimates(NamedTuple):
         modularity: Of the effects of latents, by where they were read: one of each model, None
             where fewer than two latents do anything.
         models: One number per model, by name.
+        images: What each image gave of those that are means over images, (models, images).
+        codes: Of models with codes, as from ``code_estimates``; they have no ``latent``, ``input``
+            and ``modularity``, which others have.
     """
 
     units: dict[str, dict[str, Estimate]]
@@ -40,6 +47,8 @@ class Estimates(NamedTuple):
     input: dict[str, Estimate]
     modularity: dict[str, list[EffectModularity | None]]
     models: dict[str, np.ndarray]
+    images: dict[str, np.ndarray]
+    codes: dict[str, Estimate]
 
 
 def _bootstrap(config: StudyConfig) -> Bootstrap:
@@ -49,17 +58,23 @@ def _bootstrap(config: StudyConfig) -> Bootstrap:
 def estimate_all(config: StudyConfig, data: Dataset, arrays: dict[str, Arrays]) -> Estimates:
     """All estimates of a study from its measurements."""
     units = by_site(arrays, unit_estimates(config, data, all_units(arrays)))
+    if "codes" in arrays["health"]:
+        codes = code_estimates(config, data, arrays)
+        models = {**code_values(arrays, codes), **unit_values(units), **arrays["scores"]}
+        return Estimates(units, {}, {}, {}, models, code_image_values(arrays), codes)
     latent = latent_estimates(config, data, arrays)
     modularity = {
         where: [_modularity(config, changes, where) for changes in by_model]
         for where, by_model in arrays["modularity"].items()
     }
     models = {
-        **model_values(arrays["health"], latent, units),
+        **latent_values(arrays["health"], latent),
+        **unit_values(units),
         **modularity_values(modularity),
         **arrays["scores"],
     }
-    return Estimates(units, latent, input_estimates(config, data, arrays), modularity, models)
+    moved = input_estimates(config, data, arrays)
+    return Estimates(units, latent, moved, modularity, models, image_values(arrays), {})
 
 
 def unit_sites(arrays: dict[str, Arrays]) -> list[str]:
@@ -251,11 +266,9 @@ def health_values(arrays: Arrays) -> dict[str, np.ndarray]:
     }
 
 
-def model_values(
-    health: Arrays, latent: dict[str, Estimate], units: dict[str, dict[str, Estimate]]
-) -> dict[str, np.ndarray]:
-    """One number per model, to compare families by; those of a site end in ``/<site>``."""
-    values = {
+def latent_values(health: Arrays, latent: dict[str, Estimate]) -> dict[str, np.ndarray]:
+    """One number per model, to compare families by."""
+    return {
         **health_values(health),
         "total_index_prior_sum": latent["total_index_prior"].value.sum(axis=1),
         "total_index_posterior_sum": latent["total_index_posterior"].value.sum(axis=1),
@@ -264,6 +277,11 @@ def model_values(
         "nats_sum": latent["nats"].value.sum(axis=1),
         "reencode_gap": latent["reencode_gap"].value.mean(axis=1),
     }
+
+
+def unit_values(units: dict[str, dict[str, Estimate]]) -> dict[str, np.ndarray]:
+    """One number per model and site, ``<number>/<site>``."""
+    values = {}
     for site, shares in units.items():
         mediated = shares["proportion_mediated"].value
         values[f"largest_share/{site}"] = mediated.max(axis=1).mean(axis=1)
@@ -274,7 +292,7 @@ def model_values(
 
 
 def image_values(arrays: dict[str, Arrays]) -> dict[str, np.ndarray]:
-    """What each image gave of the ``model_values`` that are means over images: (models, images).
+    """What each image gave of the ``latent_values`` that are means over images: (models, images).
 
     Shares are linearised, so that their mean over images is the ratio of sums that is reported.
     """

@@ -36,7 +36,7 @@ from vaecausal_jax.factors.sprite_moments import is_sprite_world, sprite_readout
 from vaecausal_jax.inference import Bootstrap, Estimate
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.study.estimates import Arrays, unit_sites
-from vaecausal_jax.study.measure import Inputs
+from vaecausal_jax.study.inputs import Inputs
 
 CLASSES = ("dead", "monosemantic", "polysemantic", "undetermined")
 

@@ -2,76 +2,32 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from vaecausal_jax.data import Dataset, images, sample_factors
-from vaecausal_jax.data.pairs import Pairs, Runs
+from vaecausal_jax.data.pairs import Runs
 from vaecausal_jax.effects import mediation, mediators, support, unit_effects
 from vaecausal_jax.effects.modularity import activation_changes, reencoded
 from vaecausal_jax.effects.strengths import bernoulli_nats, strength_samples
 from vaecausal_jax.factors import factor_effects, factor_graphs
-from vaecausal_jax.factors.readouts import Readout, factor_pairs
 from vaecausal_jax.interventions import set_to
-from vaecausal_jax.interventions.sites import Trace
 from vaecausal_jax.models import Model
 from vaecausal_jax.study.config import StudyConfig
+from vaecausal_jax.study.inputs import (
+    NUM_READ,
+    Inputs,
+    batched,
+    image_outcome,
+    image_quality,
+    output_changes,
+)
+from vaecausal_jax.study.measure_codes import code_measurements, has_codes
 from vaecausal_jax.sweeps.patching import Rows, patch_units
 from vaecausal_jax.training import objectives
-
-NUM_READ = 256
-"""Reconstructions that the read-out is judged on."""
-
-
-class Inputs(NamedTuple):
-    """What all models of a study are probed with: the same images, noise, donors and read-out.
-
-    Attributes:
-        x: (images, height, width, channels).
-        eps: (images, latents).
-        prior: Two independent prior draws, (2, images, latents).
-        pairs: Minimal pairs of every factor, turned so that it grows: (factors, pairs, ...).
-        score_x: Images whose codes the disentanglement metrics read, (score images, ...).
-        score_factors: Their factor levels.
-        readout: Reads factors off an image.
-    """
-
-    x: Array
-    eps: Array
-    prior: Array
-    pairs: Pairs
-    score_x: Array
-    score_factors: Array
-    readout: Readout
-
-
-def make_inputs(config: StudyConfig, data: Dataset, model: Model, readout: Readout) -> Inputs:
-    """Images, noise, prior draws and minimal pairs that all models share."""
-    root = jax.random.key(config.seed)
-    image_key, noise_key, prior_key, pair_key = jax.random.split(jax.random.fold_in(root, 1), 4)
-    noise = (config.num_images, *model.noise_shape)
-    score_key = jax.random.fold_in(root, 5)
-    score_factors = sample_factors(score_key, data, config.num_score_images)
-    render = jax.jit(images)
-    draw_pairs = jax.jit(factor_pairs, static_argnums=(2, 3, 4))
-    return Inputs(
-        x=render(data, sample_factors(image_key, data, config.num_images)),
-        eps=jax.random.normal(noise_key, noise),
-        prior=jax.random.normal(prior_key, (2, *noise)),
-        pairs=draw_pairs(pair_key, data, readout.codes, config.num_pairs, model.noise_shape),
-        score_x=render(data, score_factors),
-        score_factors=score_factors,
-        readout=readout,
-    )
-
-
-def image_outcome(trace: Trace) -> Array:
-    """The expected image under a Bernoulli likelihood."""
-    return jax.nn.sigmoid(trace.outputs)
 
 
 def measurements(config: StudyConfig, model: Model) -> dict[str, Callable[[Any, Inputs], Any]]:
@@ -83,6 +39,7 @@ def measurements(config: StudyConfig, model: Model) -> dict[str, Callable[[Any, 
     latents, and whether the model recognises the results. ``modularity``: what latents change in
     other activations. ``traversal``: images along each latent. ``site/<site>``: patching the site
     and each of its units between minimal pairs, in both directions, on images and on factors.
+    Models with codes have what ``code_measurements`` says in place of the first six.
     """
     to_outcome = jax.nn.sigmoid if config.mediation_outcome == "image" else lambda y: y
     num = config.num_unit_images
@@ -94,28 +51,22 @@ def measurements(config: StudyConfig, model: Model) -> dict[str, Callable[[Any, 
         "modularity": functools.partial(_modularity, model, num),
         "traversal": functools.partial(_traversals, model),
     }
-    for name in model.sites:
-        if name.startswith(("encoder/", "latent/", "decoder/")):
+    if has_codes(model):
+        parts = code_measurements(model, config.doses, to_outcome)
+    for name, site in model.sites.items():
+        if name.startswith(("encoder/", "latent/", "decoder/")) and site.num_units:
             parts[f"site/{name}"] = functools.partial(_site_level, model, name, to_outcome, num)
     return parts
 
 
-def _batched(model: Model, params: Any, x: Array, eps: Array) -> Trace:
-    return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, eps)
-
-
 def _health(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
-    trace = _batched(model, params, inputs.x, inputs.eps)
+    trace = batched(model, params, inputs.x, inputs.eps)
     mean, logvar = trace.activations["latent/mean"], trace.activations["latent/logvar"]
-    likelihood = objectives.bernoulli()
-    squared_error = (likelihood.mean(trace.outputs) - inputs.x) ** 2
     return {
-        "reconstruction": -likelihood.log_prob(trace.outputs, inputs.x),
-        "squared_error": jnp.mean(squared_error, axis=(1, 2, 3)),
+        **image_quality(trace, inputs.x),
         "kl": objectives.kl_per_latent(mean, logvar),
         "mean": mean,
         "variance": jnp.exp(logvar),
-        "reconstructed": likelihood.mean(trace.outputs[:8]),
     }
 
 
@@ -137,9 +88,8 @@ def _codes(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
 def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     """Level 1: do(factor = value) on the image; what the latents, the output and factors do."""
     pairs = inputs.pairs.flat()
-    before = _batched(model, params, pairs.x0, pairs.eps)
-    after = _batched(model, params, pairs.x1, pairs.eps)
-    change = image_outcome(after) - image_outcome(before)
+    before = batched(model, params, pairs.x0, pairs.eps)
+    after = batched(model, params, pairs.x1, pairs.eps)
     moved = after.activations["latent/mean"] - before.activations["latent/mean"]
     # The latent that stands for a factor: the one that its change moves most, in SD of the prior,
     # in which a latent that carries nothing hardly moves at all.
@@ -155,8 +105,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     )
     return {
         "mean_change": moved,
-        "output_change": jnp.mean(change**2, axis=(1, 2, 3)),
-        "true_change": jnp.mean((pairs.x1 - pairs.x0) ** 2, axis=(1, 2, 3)),
+        **output_changes(before, after, pairs),
         "factor_latent": chosen,
         "swapped": swapped,
     }
@@ -164,7 +113,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
 
 def _latent_level(model: Model, doses: tuple[float, ...], params: Any, inputs: Inputs):
     """Level 2: resampling each latent, shifting it by doses of its own spread, and re-encoding."""
-    z = _batched(model, params, inputs.x, inputs.eps).activations["latent/z"]
+    z = batched(model, params, inputs.x, inputs.eps).activations["latent/z"]
     donor = jnp.roll(z, 1, axis=0)
 
     def strengths(base, donor, **options):
@@ -213,7 +162,7 @@ def _modularity(model: Model, num: int, params: Any, inputs: Inputs) -> dict[str
     the same pass a latent cannot change the encoder.
     """
     x, eps = inputs.x[:num], inputs.eps[:num]
-    z = _batched(model, params, x, eps).activations["latent/z"]
+    z = batched(model, params, x, eps).activations["latent/z"]
 
     def changes(read):
         return activation_changes(
@@ -264,7 +213,7 @@ def _site_level(
     site, num = model.sites[name], num_unit_images
     pairs = inputs.pairs.flat()
     x, eps = inputs.x[:num], inputs.eps[:num]
-    trace = _batched(model, params, x, eps)
+    trace = batched(model, params, x, eps)
     natural = trace.activations[name]
     others = Rows(x, eps, natural, jnp.roll(natural, 1, axis=0), trace.outputs)
     sd = factor_effects.unit_sd(name, site, natural)

@@ -24,20 +24,26 @@ from vaecausal_jax.processes import entered_by_first, from_first, to_host
 from vaecausal_jax.study import report, store
 from vaecausal_jax.study.compilation import compile_for_few_runs
 from vaecausal_jax.study.config import (
+    Family,
     StudyConfig,
+    architectures,
     as_json,
     check_config,
     dataset,
     family_title,
     from_json,
-    network,
     train_config,
+    zoo_recipe,
 )
+from vaecausal_jax.study.effect_tables import effect_tables
 from vaecausal_jax.study.estimates import Arrays, estimate_all
 from vaecausal_jax.study.factors import factor_effects, make_readout, readout_quality
-from vaecausal_jax.study.measure import Inputs, make_inputs, measurements
+from vaecausal_jax.study.inputs import Inputs, make_inputs
+from vaecausal_jax.study.measure import measurements
+from vaecausal_jax.study.measure_codes import has_codes
+from vaecausal_jax.study.results import Results, Trained
 from vaecausal_jax.study.scores import score_models
-from vaecausal_jax.study.tables import Trained, effect_tables, summarise
+from vaecausal_jax.study.tables import summarise
 from vaecausal_jax.training.checkpoint import latest_step, train_resumably
 from vaecausal_jax.training.seeds import fastest_over_seeds
 from vaecausal_jax.training.trainer import diagnose
@@ -56,7 +62,7 @@ class Plan(NamedTuple):
         folder: Where everything goes.
         data_path: The published file or folder of its data, or None.
         data: The images.
-        model: The architecture that all models share.
+        architectures: Each architecture with the families that share it.
         parts: The finished measurements.
         steps: Family to the training steps that are done; empty for pretrained models.
         num_measured: How many measurements are finished.
@@ -67,7 +73,7 @@ class Plan(NamedTuple):
     folder: pathlib.Path
     data_path: str | None
     data: Dataset
-    model: Model
+    architectures: dict[Model, list[Family]]
     parts: store.Parts
     steps: dict[str, int]
     num_measured: int
@@ -81,15 +87,13 @@ class Study(NamedTuple):
         config: What was asked.
         summary: Every table; estimates as ``Estimate``.
         effects: All estimates as one labelled data set, as in ``effects.zarr``.
-        model: The architecture that all models share.
-        params: Their parameters, stacked: seeds of the first family, then of the second, ...
+        trained: The models, in a stack for each architecture.
     """
 
     config: StudyConfig
     summary: dict[str, Any]
     effects: xr.Dataset
-    model: Model
-    params: Any
+    trained: list[Trained]
 
 
 def run_study(
@@ -135,20 +139,22 @@ def plan_study(
         spec["weights"] = _digests_of_zoo(config)
     with entered_by_first(run_lock(folder)):
         parts = store.Parts(folder, spec)
-    model = network(config, data)
+    found = architectures(config, data)
     titles = [family_title(f) for f in config.families] if config.trains else []
     return Plan(
         config,
         folder,
         data_path,
         data,
-        model,
+        found,
         parts,
         {title: steps_done(store.checkpoint_folder(folder, title)) for title in titles},
         from_first(
-            lambda: len({*(folder / "parts").glob("*.npz")} - {folder / "parts/scores.npz"})
+            lambda: sum(
+                not path.stem.endswith("scores") for path in (folder / "parts").glob("*.npz")
+            )
         ),
-        len(measurements(config, model)),
+        sum(len(measurements(config, model)) for model in found),
     )
 
 
@@ -173,25 +179,23 @@ def run_plan(plan: Plan, *, progress: Progress = lambda what, done, total: None)
 
 
 def _run_plan(plan: Plan, progress: Progress) -> Study:
-    config, folder, data, parts = plan.config, plan.folder, plan.data, plan.parts
-    trained = train_all(config, data, plan.data_path, folder, progress)
-    inputs = make_inputs(config, data, trained.model, make_readout(config, data, progress))
-    arrays = measure_all(config, trained, inputs, parts, progress)
-    arrays["scores"] = score_all(config, inputs, arrays["codes"], parts, progress)
+    config, folder, data = plan.config, plan.folder, plan.data
+    stacks = train_all(config, data, plan.data_path, folder, progress)
+    readout = make_readout(config, data, progress)
+    results: list[Results] = []
+    pictures: dict[str, Any] = {"histories": {}, "record_every": _record_every(config)}
+    for trained in stacks:
+        inputs = make_inputs(config, data, trained.model, readout)
+        results.append(study_stack(config, data, trained, inputs, plan.parts, progress))
+        pictures["histories"] |= trained.histories
+        pictures.setdefault("originals", np.asarray(inputs.x[:8]))
     progress("write tables and report", 0, 1)
-    pictures = {
-        "originals": np.asarray(inputs.x[:8]),
-        "reconstructions": arrays["health"]["reconstructed"],
-        "traversals": arrays["traversal"]["images"],
-        "histories": trained.histories,
-    }
-    estimates = estimate_all(config, data, arrays)
-    quality = readout_quality(inputs, arrays["codes"], inputs.readout)
-    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        effects_of = functools.partial(factor_effects, config, data, arrays)
-        factors = list(pool.map(effects_of, range(len(trained.labels))))
-    summary = summarise(config, data, trained, arrays, estimates, quality, factors)
-    tables = effect_tables(config, data, trained, arrays, estimates, factors)
+    pictures["reconstructions"] = np.concatenate(
+        [r.arrays["health"]["reconstructed"] for r in results]
+    )
+    if "traversal" in results[0].arrays:  # Of models with Gaussian latents, which come first.
+        pictures["traversals"] = results[0].arrays["traversal"]["images"]
+    summary, tables = summarise(config, data, results), effect_tables(config, data, results)
 
     def write() -> None:
         store.write_json(folder, "summary.json", summary)
@@ -200,13 +204,41 @@ def _run_plan(plan: Plan, progress: Progress) -> Study:
 
     from_first(write)
     progress("write tables and report", 1, 1)
-    return Study(config, summary, tables, trained.model, trained.params)
+    return Study(config, summary, tables, stacks)
+
+
+def _record_every(config: StudyConfig) -> int:
+    """Gradient steps from one record of the training to the next."""
+    if config.models == "zoo":
+        return zoo_recipe(config, config.families[0]).record_every
+    return config.record_every
+
+
+def study_stack(
+    config: StudyConfig,
+    data: Dataset,
+    trained: Trained,
+    inputs: Inputs,
+    parts: store.Parts,
+    progress: Progress,
+) -> Results:
+    """Measures, scores and estimates the models of one architecture."""
+    arrays = measure_all(config, trained, inputs, parts, progress)
+    arrays["scores"] = score_all(config, trained.model, inputs, arrays["codes"], parts, progress)
+    estimates = estimate_all(config, data, arrays)
+    quality = readout_quality(inputs, arrays["codes"], inputs.readout)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        effects_of = functools.partial(factor_effects, config, data, arrays)
+        factors = list(pool.map(effects_of, range(len(trained.labels))))
+    return Results(trained, arrays, estimates, quality, factors)
 
 
 def load_study(
     folder: str | os.PathLike, *, data_path: str | None = None
-) -> tuple[StudyConfig, Dataset, Trained]:
+) -> tuple[StudyConfig, Dataset, list[Trained]]:
     """The config, data and trained models of a finished study, to go on with.
+
+    Models come in a stack for each architecture; ``results.locate`` finds one.
 
     Replicates of intervals are those of a new config: no model or measurement depends on them.
 
@@ -248,19 +280,41 @@ def train_all(
     data_path: str | None,
     folder: pathlib.Path,
     progress: Progress,
+) -> list[Trained]:
+    """Trains every family over its seeds, or loads weights that were trained before.
+
+    Returns:
+        A stack for each architecture.
+    """
+    stacks = []
+    for model, families in architectures(config, data).items():
+        if config.data == "pretrained":
+            stacks.append(_pretrained(model, families, str(data_path)))
+        elif config.models == "zoo":
+            stacks.append(_from_zoo(config, model, families))
+        else:
+            stacks.append(_train(config, data, model, families, folder, progress))
+    return stacks
+
+
+def _pretrained(model: Model, families: list[Family], data_path: str) -> Trained:
+    names = [family.name for family in families]
+    params = [pretrained.load_dsprites_vae(data_path, name) for name in names]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return Trained(model, stacked, [(n, 0) for n in names], ["ok"] * len(names), {})
+
+
+def _train(
+    config: StudyConfig,
+    data: Dataset,
+    model: Model,
+    families: list[Family],
+    folder: pathlib.Path,
+    progress: Progress,
 ) -> Trained:
-    """Trains every family over its seeds, or loads weights that were trained before."""
-    model = network(config, data)
-    if config.data == "pretrained":
-        names = [family.name for family in config.families]
-        params = [pretrained.load_dsprites_vae(str(data_path), name) for name in names]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-        return Trained(model, stacked, [(n, 0) for n in names], ["ok"] * len(names), {})
-    if config.models == "zoo":
-        return _from_zoo(config, model)
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
     params, labels, verdicts, histories = [], [], [], {}
-    for family in config.families:
+    for family in families:
         title = family_title(family)
         spec = {**_measured(config), "families": dataclasses.asdict(family)}
         for irrelevant in (
@@ -292,10 +346,10 @@ def train_all(
     return Trained(model, stacked, labels, verdicts, histories)
 
 
-def _from_zoo(config: StudyConfig, model: Model) -> Trained:
+def _from_zoo(config: StudyConfig, model: Model, families: list[Family]) -> Trained:
     """The first seeds of every family in the zoo, with their record of training."""
     params, labels, verdicts, histories = [], [], [], {}
-    for family in config.families:
+    for family in families:
         title, where = family_title(family), (config.data, family.name)
         params.append(zoo.load(*where).params)
         labels += [(title, seed) for seed in range(config.num_seeds)]
@@ -348,8 +402,8 @@ def measure_all(
 
     Programs are compiled ahead on two threads while others run.
     """
-    todo = measurements(config, trained.model)
-    arrays = {name: found for name in todo if (found := parts.read(name)) is not None}
+    todo, part = measurements(config, trained.model), _part_of(trained.model)
+    arrays = {name: found for name in todo if (found := parts.read(part(name))) is not None}
     missing = [name for name in todo if name not in arrays]
     over_models = fastest_over_seeds()
 
@@ -363,18 +417,29 @@ def measure_all(
                 progress(f"measure: {name}", len(arrays), len(todo))
                 run = programs.pop(name).result()
                 arrays[name] = to_host(run(trained.params, inputs))
-                parts.write(name, arrays[name])
+                parts.write(part(name), arrays[name])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     progress("measure", len(todo), len(todo))
     return {name: arrays[name] for name in todo}
 
 
+def _part_of(model: Model) -> Callable[[str], str]:
+    """Name of a measurement to the name of its part: of models with codes it is marked."""
+    return (lambda name: f"vq/{name}") if has_codes(model) else (lambda name: name)
+
+
 def score_all(
-    config: StudyConfig, inputs: Inputs, codes: Arrays, parts: store.Parts, progress: Progress
+    config: StudyConfig,
+    model: Model,
+    inputs: Inputs,
+    codes: Arrays,
+    parts: store.Parts,
+    progress: Progress,
 ) -> Arrays:
     """Scores every model's codes by the disentanglement metrics, unless that is done."""
-    scores = parts.read("scores")
+    part = _part_of(model)("scores")
+    scores = parts.read(part)
     if scores is None:
         scores = score_models(
             jax.random.fold_in(jax.random.key(config.seed), 6),
@@ -383,5 +448,5 @@ def score_all(
             num_shuffles=config.num_shuffles,
             progress=functools.partial(progress, "score codes"),
         )
-        parts.write("scores", scores)
+        parts.write(part, scores)
     return scores

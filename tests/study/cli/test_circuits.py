@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("xarray")
 from vaecausal_jax import study  # noqa: E402
 from vaecausal_jax.study.cli import circuits as command  # noqa: E402
-from vaecausal_jax.study.tables import Trained  # noqa: E402
+from vaecausal_jax.study.results import Trained  # noqa: E402
 
 PIECES = [
     "circuit of scale",
@@ -71,7 +71,7 @@ def test_command_says_what_it_seeks_where_and_how_far_it_is(tmp_path, monkeypatc
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
     labels = [("vae", 0), ("vae", 1), ("beta_vae_4", 0)]
     trained = Trained(model, params, labels, ["ok", "collapsed: no latent", "ok"], {})
-    found = study.PRESETS["quick"], sprites(16), trained
+    found = study.PRESETS["quick"], sprites(16), [trained]
     wrote = []
 
     def find(options, out, model, params, data, setting, *, progress):
@@ -81,7 +81,7 @@ def test_command_says_what_it_seeks_where_and_how_far_it_is(tmp_path, monkeypatc
         return {}
 
     for name, stand_in in (
-        ("use_machine", lambda cache: None),
+        ("use_machine", lambda cache, afresh: None),
         ("write_circuits", find),
         ("circuit_numbers", lambda tables: tables),
         ("write_comparison", lambda folder, numbers: None),

@@ -55,7 +55,7 @@ def call(monkeypatch, capsys):
     """Runs the command in this process: exit code, standard output, standard error."""
     # The backend is already up: how many devices it has is settled.
     for module in (main, sweep_command, metrics_command):
-        monkeypatch.setattr(module, "use_machine", lambda cache: None)
+        monkeypatch.setattr(module, "use_machine", lambda cache, afresh: None)
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments):
@@ -401,7 +401,7 @@ def test_closed_pipe_ends_the_process_in_whichever_thread_it_is_met(monkeypatch)
         report("train vae", 0, 2)
     monkeypatch.setattr(sys, "stdout", Closed())
     monkeypatch.setattr(sys, "argv", ["vaecausal", "study", "--print-config"])
-    monkeypatch.setattr(main, "use_machine", lambda cache: None)
+    monkeypatch.setattr(main, "use_machine", lambda cache, afresh: None)
     with pytest.raises(Ended):
         main.main()
     assert ends == [141] * 3
@@ -427,7 +427,7 @@ def test_opening_says_what_how_much_where_and_that_it_starts_afresh(tmp_path):
     announcement.announce_study(plan, said.append, lambda *call: None)
     assert said == [
         "tiny: trains 2 models (vae; 2 seeds each) for 1200 steps of 16 images, and intervenes on "
-        f"the 137 units of 6 sites in each. Results go to {tmp_path / 'out'}.",
+        f"the 137 units of each. Results go to {tmp_path / 'out'}.",
         "It starts afresh; if it is interrupted, the same command goes on where it was.",
     ]
     there = plan._replace(steps={"vae": 400}, num_measured=1)

@@ -14,7 +14,7 @@ from vaecausal_jax.metrics.posteriors import encode
 from vaecausal_jax.models import mlp_vae, pretrained
 from vaecausal_jax.study.cli import main
 from vaecausal_jax.study.cli.metrics import MetricsCommand, run_metrics_command
-from vaecausal_jax.study.tables import Trained
+from vaecausal_jax.study.results import Trained
 
 QUICK = ("--metrics", "mig", "modularity", "--replicates", "2", "--shuffles", "1")
 
@@ -42,7 +42,7 @@ def studied(monkeypatch):
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
     labels = [("vae", 0), ("vae", 1), ("beta_vae (4)", 0)]
     trained = Trained(model, params, labels, ["ok"] * 3, {})
-    found = None, sprites(16), trained
+    found = None, sprites(16), [trained]
     monkeypatch.setattr(study, "load_study", lambda folder, data_path: found)
     return found
 
@@ -58,7 +58,7 @@ def test_every_model_of_a_study_is_scored_beside_floors_and_ceilings(call, studi
         assert f" s] {line}" in err
     assert list(record["models"]) == labels
     assert set(record["references"]) == {"perfect", "rotated", "noise"}
-    _, data, trained = studied
+    _, data, (trained,) = studied
     image_key, _ = jax.random.split(jax.random.key(0))
     factors = sample_factors(image_key, data, 120)
     codes = encode(trained.model, trained.params, data, factors).mean[1]
@@ -88,7 +88,7 @@ def test_families_can_be_chosen_and_references_left_out(call, studied):
 
 @pytest.mark.thorough
 def test_the_whole_set_is_every_image_once(studied):
-    _, data, trained = studied
+    _, data, (trained,) = studied
     command = MetricsCommand(study="any", num_images=num_images(data))
     drawn = []
 

@@ -318,6 +318,7 @@ def make_pictures(titles, seeds, latents, *, histories=True, channels=1):
         "histories": {t: {term: rng.uniform(1, 9, (seeds, 10)) for term in terms} for t in titles}
         if histories
         else {},
+        "record_every": 50,
     }
 
 

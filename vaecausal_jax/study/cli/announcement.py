@@ -54,12 +54,21 @@ def announce_study(
     return _timed(report, say, plan, todo, clock)
 
 
+_STUDIED = ("encoder/", "latent/", "decoder/")
+"""What the names of the sites begin with whose units are patched."""
+
+
 def describe_study(plan: Plan) -> str:
     """What is trained and measured, and where the results go."""
     config = plan.config
     titles = [family_title(family) for family in config.families]
-    sites = [s for n, s in plan.model.sites.items() if n.startswith(("encoder", "latent", "decod"))]
-    units = sum(site.num_units for site in sites)
+    units = sorted(
+        {
+            sum(s.num_units for n, s in model.sites.items() if n.startswith(_STUDIED))
+            for model in plan.architectures
+        }
+    )
+    each = " or ".join(map(str, units))
     models = len(titles) * config.num_seeds
     if not config.trains:
         first = f"loads {counted(models, 'model')} ({', '.join(titles)})"
@@ -70,8 +79,8 @@ def describe_study(plan: Plan) -> str:
             f"{config.batch_size} images"
         )
     return (
-        f"{config.name}: {first}, and intervenes on the {units} units of {len(sites)} sites in "
-        f"each. Results go to {plan.folder}."
+        f"{config.name}: {first}, and intervenes on the {each} units of each. Results go to "
+        f"{plan.folder}."
     )
 
 
@@ -112,7 +121,8 @@ def training_rate(
     several processes all must call it together.
     """
     config, over_seeds = plan.config, fastest_over_seeds()
-    training = train_config(config, family, num_images(plan.data), plan.model)
+    model = next(m for m, families in plan.architectures.items() if family in families)
+    training = train_config(config, family, num_images(plan.data), model)
     training = dataclasses.replace(training, num_steps=TRIAL_STEPS, record_every=TRIAL_STEPS)
     trainer = make_trainer(training)
     keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from matplotlib.figure import Figure
 
 from vaecausal_jax import study
@@ -62,7 +63,7 @@ from vaecausal_jax.study.report.circuit_figures import (
     draw_motifs,
     draw_overlap,
 )
-from vaecausal_jax.study.tables import Trained
+from vaecausal_jax.study.results import Roster, locate, roster
 from vaecausal_jax.sweeps.grid import over_devices
 
 PARTS = {"whole network": "", "encoder": "encoder/", "latents": "latent/", "decoder": "decoder/"}
@@ -82,7 +83,8 @@ class CircuitsCommand:
         family: Which family, as the study names it; the first if not given.
         seed: Which of its trained models; seed 0 if not given.
         compare: All usable models of the study, each in a folder of its own, and their families
-            compared: families.json, families.png and index.html.
+            compared: families.json, families.png and index.html. Of families with codes beside
+            others, only the others.
         sites: Which sites; all but the image and the outputs if not given.
         factors: Which factors; all if not given.
         num_pairs: Minimal pairs per factor: half find the circuit, half judge it.
@@ -92,6 +94,7 @@ class CircuitsCommand:
         min_effect: Least signed effect, in standard deviations, for an edge to be found.
         data: As for the study.
         compilation_cache: As for the study.
+        no_compilation_cache: As for the study.
     """
 
     study: pathlib.Path
@@ -108,13 +111,14 @@ class CircuitsCommand:
     min_effect: float = 0.01
     data: pathlib.Path | None = None
     compilation_cache: pathlib.Path | None = None
+    no_compilation_cache: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def run_circuits_command(command: CircuitsCommand) -> None:
     """Runs ``vaecausal circuits``."""
     if command.compare and (command.family is not None or command.seed is not None):
         raise ValueError("--compare takes all models: leave out --family and --seed.")
-    use_machine(command.compilation_cache)
+    use_machine(command.compilation_cache, afresh=command.no_compilation_cache)
     start, console = time.perf_counter(), make_console(sys.stdout)
     with show_progress(console) as report, entered_by_first(run_lock(command.out)):
         _run_circuits(command, console.print, report)
@@ -124,9 +128,12 @@ def run_circuits_command(command: CircuitsCommand) -> None:
 
 def _run_circuits(command: CircuitsCommand, say: Callable[[str], None], report: Progress) -> None:
     data_path = None if command.data is None else str(command.data)
-    config, data, trained = study.load_study(command.study, data_path=data_path)
+    config, data, stacks = study.load_study(command.study, data_path=data_path)
+    # Families are compared within one architecture, whose sites are the same.
+    chosen = _chosen(command, roster(stacks[:1] if command.compare else stacks))
+    trained, _ = locate(stacks, chosen[0])
     models = {}
-    for family, seed in _chosen(command, trained):
+    for family, seed in chosen:
         number = trained.labels.index((family, seed))
         params = jax.tree.map(lambda leaf, i=number: leaf[i], trained.params)
         setting = {"family": family, "seed": seed, "study": study.as_json(config)}
@@ -154,7 +161,7 @@ def _run_circuits(command: CircuitsCommand, say: Callable[[str], None], report: 
     report("find circuits", total, total)
 
 
-def _chosen(command: CircuitsCommand, trained: Trained) -> list[tuple[str, int]]:
+def _chosen(command: CircuitsCommand, trained: Roster) -> list[tuple[str, int]]:
     """The models that are asked for."""
     if command.compare:
         labels = zip(trained.labels, trained.verdicts, strict=True)
@@ -176,7 +183,8 @@ def _asked(
     for name in command.factors:
         if name not in factor_names(data):
             raise ValueError(unknown_choice("factor", name, factor_names(data)))
-    nodes = tuple(n for n in list(model.sites)[:-1] if n != "input/image")
+    between = list(model.sites)[1:-1]
+    nodes = tuple(name for name in between if model.sites[name].num_units)
     return command.factors or factor_names(data), command.sites or nodes
 
 

@@ -59,7 +59,9 @@ class StudyCommand:
         seeds: Number of trained models per family, if other than the preset's.
         steps: Number of gradient steps, if other than the preset's.
         print_config: Print the config as JSON and stop.
-        compilation_cache: Folder to keep compiled programs in, so that the next run starts at once.
+        compilation_cache: Folder of compiled programs, which the next run starts from; if not given,
+            the user's folder of caches, or what VAECAUSAL_COMPILATION_CACHE names.
+        no_compilation_cache: Compile everything afresh, and keep nothing.
     """
 
     out: pathlib.Path = pathlib.Path("runs/study")
@@ -70,6 +72,7 @@ class StudyCommand:
     steps: int | None = None
     print_config: Annotated[bool, tyro.conf.arg(name="print-config")] = False
     compilation_cache: pathlib.Path | None = None
+    no_compilation_cache: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 COMMANDS: dict[str, Any] = {
@@ -148,7 +151,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for field, kind in typing.get_type_hints(COMMANDS[name]).items():
         option = field.replace("_", "-")
         kinds[f"--{option}"] = kind
-        if kind is bool:
+        if kind is bool and not field.startswith("no_"):
             kinds[f"--no-{option}"] = kind
     for word, following in zip(words, [*words[1:], ""], strict=False):
         if not word.startswith("-") or word in ("--help", "-h") or _is_number(word):
@@ -182,7 +185,7 @@ def _versions() -> str:
 
 def run_study_command(command: StudyCommand) -> None:
     """Runs ``vaecausal study``."""
-    use_machine(command.compilation_cache)
+    use_machine(command.compilation_cache, afresh=command.no_compilation_cache)
     if command.config is not None:
         config = study.read_config(command.config)
     else:

@@ -30,6 +30,8 @@ from vaecausal_jax.processes import is_first
 from vaecausal_jax.study.cli.metric_tables import as_json, comparison_table, full_name, metric_table
 from vaecausal_jax.study.cli.progress import Progress, counted, make_console, show_progress
 from vaecausal_jax.study.cli.setting import use_machine
+from vaecausal_jax.study.measure_codes import has_codes
+from vaecausal_jax.study.results import roster
 from vaecausal_jax.training.objectives import kl_per_latent
 
 PROTOCOL = (
@@ -78,6 +80,7 @@ class MetricsCommand:
         json: Print one JSON object instead of tables.
         data: As for the study.
         compilation_cache: As for the study.
+        no_compilation_cache: As for the study.
     """
 
     codes: pathlib.Path | None = None
@@ -94,6 +97,7 @@ class MetricsCommand:
     json: bool = False
     data: pathlib.Path | None = None
     compilation_cache: pathlib.Path | None = None
+    no_compilation_cache: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 class Source(NamedTuple):
@@ -127,7 +131,7 @@ def run_metrics_command(command: MetricsCommand) -> None:
     for name in names:
         if name not in METRICS:
             raise ValueError(unknown_choice("metric", name, METRICS))
-    use_machine(command.compilation_cache)
+    use_machine(command.compilation_cache, afresh=command.no_compilation_cache)
     # One JSON object is all that standard output then holds.
     console = make_console(sys.stderr if command.json else sys.stdout)
     with show_progress(console) as report:
@@ -190,8 +194,13 @@ def _read(
         )
     if command.study:
         data_path = None if command.data is None else str(command.data)
-        _, data, trained = study.load_study(command.study, data_path=data_path)
-        families = _families(command, trained.families)
+        _, data, stacks = study.load_study(command.study, data_path=data_path)
+        trained = next((own for own in stacks if not has_codes(own.model)), None)
+        if trained is None:
+            raise ValueError(
+                f"no model of {command.study} has posterior means to score: all have codes."
+            )
+        families = _families(command, roster([trained]).families)
         rows = [i for i, (family, _) in enumerate(trained.labels) if family in families]
         labels = [f"{trained.labels[i][0]} seed {trained.labels[i][1]}" for i in rows]
         params = jax.tree.map(lambda leaf: leaf[np.array(rows)], trained.params)

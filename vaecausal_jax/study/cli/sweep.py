@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 import xarray as xr
 
 from vaecausal_jax import study
@@ -20,6 +21,7 @@ from vaecausal_jax.models import Model
 from vaecausal_jax.models.model import forward_flops
 from vaecausal_jax.study.cli.progress import Progress, duration, make_console, show_progress
 from vaecausal_jax.study.cli.setting import use_machine
+from vaecausal_jax.study.results import locate, roster
 from vaecausal_jax.sweeps.grid import over_devices
 from vaecausal_jax.sweeps.stored import Part, group_of, num_stored, run_stored
 
@@ -47,6 +49,7 @@ class SweepCommand:
         max_runs: The most forward passes to allow.
         data: As for the study.
         compilation_cache: As for the study.
+        no_compilation_cache: As for the study.
     """
 
     study: pathlib.Path
@@ -61,11 +64,12 @@ class SweepCommand:
     max_runs: int = 10_000_000
     data: pathlib.Path | None = None
     compilation_cache: pathlib.Path | None = None
+    no_compilation_cache: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def run_sweep_command(command: SweepCommand) -> None:
     """Runs ``vaecausal sweep``."""
-    use_machine(command.compilation_cache)
+    use_machine(command.compilation_cache, afresh=command.no_compilation_cache)
     start, console = time.perf_counter(), make_console(sys.stdout)
     with show_progress(console) as report:
         path, parts = _run_sweep(command, console.print, report)
@@ -83,13 +87,14 @@ def _run_sweep(
     command: SweepCommand, say: Callable[[str], None], report: Progress
 ) -> tuple[pathlib.Path, list[Part]]:
     data_path = None if command.data is None else str(command.data)
-    config, data, trained = study.load_study(command.study, data_path=data_path)
-    label = (command.family or trained.families[0], command.seed)
-    if label not in trained.labels:
-        valid = [f"--family {family} --seed {seed}" for family, seed in trained.labels]
+    config, data, stacks = study.load_study(command.study, data_path=data_path)
+    models = roster(stacks)
+    label = (command.family or models.families[0], command.seed)
+    if label not in models.labels:
+        valid = [f"--family {family} --seed {seed}" for family, seed in models.labels]
         given = f"--family {label[0]} --seed {label[1]}"
         raise ValueError(unknown_choice("model", given, valid))
-    number = trained.labels.index(label)
+    trained, number = locate(stacks, label)
     params = jax.tree.map(lambda leaf: leaf[number], trained.params)
     parts = _sweep_parts(command, trained.model, params, data)
     runs = sum(part.runs for part in parts)

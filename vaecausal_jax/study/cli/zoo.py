@@ -44,6 +44,7 @@ class ZooCommand:
         out: Folder of the zoo: to be written by "train", and listed by "list" if given in place of
             the models that ship.
         compilation_cache: As for the study.
+        no_compilation_cache: As for the study.
     """
 
     action: tyro.conf.Positional[Literal["list", "train"]] = "list"
@@ -54,6 +55,7 @@ class ZooCommand:
     strength: float | None = None
     out: pathlib.Path | None = None
     compilation_cache: pathlib.Path | None = None
+    no_compilation_cache: tyro.conf.FlagCreatePairsOff[bool] = False
 
 
 def run_zoo_command(command: ZooCommand) -> None:
@@ -71,7 +73,7 @@ def run_zoo_command(command: ZooCommand) -> None:
         zoo.Recipe(command.world, family, steps=command.steps, strength=command.strength)
         for family in families
     ]
-    use_machine(command.compilation_cache)
+    use_machine(command.compilation_cache, afresh=command.no_compilation_cache)
     folder = pathlib.Path("runs/zoo") if command.out is None else command.out
     start, console = time.perf_counter(), make_console(sys.stdout)
     with show_progress(console) as report:

@@ -70,7 +70,7 @@ def say_comparison(summary: Summary, effects: xr.Dataset, pictures: Pictures) ->
         means = {
             f: float(as_estimate(row[name]).value)
             for f, row in summary["families"].items()
-            if row and np.isfinite(as_estimate(row[name]).value)
+            if name in row and np.isfinite(as_estimate(row[name]).value)
         }
         if len(means) < 2:
             continue
@@ -238,6 +238,8 @@ def _chance(differences: Mapping[str, Any]) -> str:
     num, level = 0, 0.95
     for family, row in differences.items():
         for name, (heading, _) in COMPARED.items():
+            if name not in row:
+                continue
             estimate = as_estimate(row[name])
             if not np.isfinite([estimate.low, estimate.high]).all():
                 continue
@@ -264,7 +266,7 @@ def _cautions(differences: Mapping[str, Any]) -> list[str]:
     """What too few seeds cannot support, in the estimates' words; with families if mixed."""
     said: dict[str, list[str]] = {}
     for family, row in differences.items():
-        said.setdefault(as_estimate(row["kl"]).caution, []).append(family_label(family))
+        said.setdefault(as_estimate(row["reconstruction"]).caution, []).append(family_label(family))
     if len(said) == 1:
         return [caution for caution in said if caution]
     return [f"{join(labels)}: {caution}" for caution, labels in said.items() if caution]

@@ -40,9 +40,11 @@ def training(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figur
     figure = Figure((WIDTH, 3.9), layout="constrained")
     for axes, term in zip(figure.subplots(1, 2), ("reconstruction", "kl"), strict=True):
         for family in titles:
+            if term not in histories[family]:
+                continue
             color = family_color(summary, family)
             lines = np.asarray(histories[family][term])
-            steps = summary["config"]["record_every"] * np.arange(1, lines.shape[1] + 1)
+            steps = pictures["record_every"] * np.arange(1, lines.shape[1] + 1)
             for seed, line in enumerate(lines):
                 dashed = verdicts.get((family, seed), "ok") != "ok"
                 label = family_label(family) if seed == 0 else None
@@ -71,6 +73,8 @@ def comparison(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fig
         for i, family in enumerate(titles):
             color = family_color(summary, family)
             dots = numbers(summary, family, name)
+            if name not in summary["families"][family]:
+                continue  # Models with codes have no KL and no latents.
             mean = as_estimate(summary["families"][family][name])
             seeds_and_mean(axes, i, color, dots, mean)
         axes.set_title(title)
@@ -78,7 +82,7 @@ def comparison(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fig
         family_rows(axes, [counted(summary, family) for family in titles])
         limit_to_points(axes)
     hide_rest(grid, len(COMPARED))
-    seeds_key(grid.flat[-1], as_estimate(summary["families"][titles[0]]["kl"]))
+    seeds_key(grid.flat[-1], as_estimate(summary["families"][titles[0]]["reconstruction"]))
     return figure
 
 

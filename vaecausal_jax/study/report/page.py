@@ -14,7 +14,7 @@ from vaecausal_jax.study.report.captions import CAPTIONS, Caption
 from vaecausal_jax.study.report.drawing import DPI
 from vaecausal_jax.study.report.figures import all_figures
 from vaecausal_jax.study.report.labels import family_label, join
-from vaecausal_jax.study.report.panels import Pictures, Summary, families
+from vaecausal_jax.study.report.panels import Pictures, Summary, families, with_units_of_latents
 from vaecausal_jax.study.report.template import PAGE, SNIPPET, STYLE, escape
 
 
@@ -29,13 +29,13 @@ def write_report(
         effects: The labelled arrays of ``effects.zarr``.
         pictures: ``originals`` (8, height, width, channels) in [0, 1], ``reconstructions`` (models,
             8, ...), ``traversals`` (models, latents, 7, ...) and ``histories`` (family to loss term
-            to (seeds, records)); models as in ``summary["models"]``. A figure whose pictures are
-            absent is left out.
+            to (seeds, records)) with ``record_every``, gradient steps from one record to the next;
+            models as in ``summary["models"]``. A figure whose pictures are absent is left out.
 
     Returns:
         The path of the page.
     """
-    folder, effects = pathlib.Path(folder), effects.compute()
+    folder, effects = pathlib.Path(folder), with_units_of_latents(effects.compute())
     images = {
         name: _png(figure) for name, figure in all_figures(summary, effects, pictures).items()
     }
@@ -62,6 +62,7 @@ def page(
         excluded=sections.excluded(summary),
         headline=sections.headline(summary),
         differences=sections.differences(summary),
+        codes=sections.codes(summary),
         figures="\n".join(figures),
         claims=claims.claims(summary),
         readout=trust.readout(summary, effects),

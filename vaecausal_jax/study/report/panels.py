@@ -75,14 +75,19 @@ def family_color(summary: Summary, family: str) -> str:
 
 
 def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
-    """The first usable model of every family that has one."""
+    """The first usable model of every family with Gaussian latents that has one.
+
+    Models with codes have tables of their own: ``sections.codes``.
+    """
     keys = [(m["family"], m["seed"]) for m in summary["models"]]
     found = []
     for family in families(summary):
         if not (seeds := usable_seeds(summary, family)):
             continue
         own = effects.sel(family=family, seed=seeds[0])
-        kl = own["kl_per_latent"].values
+        kl = own["kl_per_latent"].values if "kl_per_latent" in own else np.full(1, np.nan)
+        if np.isnan(kl).all():
+            continue
         found.append(
             Panel(
                 family,
@@ -96,6 +101,15 @@ def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
             )
         )
     return found
+
+
+def with_units_of_latents(effects: xr.Dataset) -> xr.Dataset:
+    """Only units that models with Gaussian latents have, whom the figures show; all if none are."""
+    if not {"kl_per_latent", "unit_class"} <= set(effects):
+        return effects
+    shown = effects["kl_per_latent"].notnull().any(("seed", "latent"))
+    there = (effects["unit_class"] != "").any("seed")
+    return effects.isel(unit=np.flatnonzero((there & shown).any("family")))
 
 
 class MeanGraph(NamedTuple):

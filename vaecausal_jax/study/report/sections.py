@@ -6,11 +6,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from vaecausal_jax.inference import Estimate
+from vaecausal_jax.inference import Estimate, over_seeds
 from vaecausal_jax.study.report.findings import say_differences
-from vaecausal_jax.study.report.labels import COMPARED, DATA, family_label, join, number
+from vaecausal_jax.study.report.labels import (
+    COMPARED,
+    DATA,
+    family_label,
+    interval_of,
+    join,
+    number,
+)
 from vaecausal_jax.study.report.panels import Summary, as_estimate, families, layers, panels
-from vaecausal_jax.study.report.template import DEFINITIONS, INTERVALS, escape, note
+from vaecausal_jax.study.report.template import DEFINITIONS, INTERVALS, escape, note, table
 
 
 def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
@@ -75,13 +82,63 @@ def excluded(summary: Summary) -> str:
 def headline(summary: Summary) -> str:
     """The table of families."""
     tables = {family: summary["families"].get(family) or {} for family in families(summary)}
-    table = _estimate_table("Mean over usable seeds [interval]", tables)
-    alone = [f for f, row in tables.items() if row and as_estimate(row["kl"]).num_seeds == 1]
+    means = _estimate_table("Mean over usable seeds [interval]", tables)
+    shown = {f: as_estimate(row["reconstruction"]) for f, row in tables.items() if row}
+    alone = [family for family, mean in shown.items() if mean.num_seeds == 1]
     if not alone:
-        return table
+        return means
     names = join([family_label(family) for family in alone])
-    caution = as_estimate(tables[alone[0]]["kl"]).caution
-    return table + note(f"{names}: {caution}")
+    caution = shown[alone[0]].caution
+    return means + note(f"{names}: {caution}")
+
+
+def codes(summary: Summary) -> str:
+    """Effects of models whose latents are a map of codes; nothing where there are none."""
+    if "codes" not in summary:
+        return ""
+    found = {name: np.asarray(as_estimate(e).value) for name, e in summary["codes"].items()}
+    models = summary["models"][-len(found["crossed"]) :]
+    usable = np.array([model["verdict"] == "ok" for model in models])
+    if not usable.any():
+        return ""
+    num_inputs = int(as_estimate(summary["codes"]["crossed"]).num_inputs)
+
+    def mean(values: np.ndarray) -> str:
+        return interval_of(
+            over_seeds(values[usable], num_inputs=num_inputs, intervention="see the caption")
+        )
+
+    shifts = [
+        [
+            f"{dose:g} SD",
+            *(mean(found[n][:, i]) for n in ("crossed", "shift_index", "shift_length")),
+        ]
+        for i, dose in enumerate(summary["config"]["doses"])
+    ]
+    redraws = {
+        "position_index": "one position at a time, summed",
+        "code_index": "one code wherever it stands, summed",
+        "whole_index": "the whole map",
+    }
+    label = escape(family_label(models[0]["family"]))
+    return (
+        f"<h2>Codes</h2><p>{label} holds a map of codes where the others hold Gaussian latents. It "
+        "has no KL, no index under the prior, no dose-response of latents and no modularity of "
+        "effects: positions of a map act on places of their own, whatever was learnt. Its "
+        "posterior total index and paper effect strength elsewhere on this page are of one "
+        "position's code redrawn from another image; its disentanglement scores read the "
+        "embeddings of its codes averaged over positions.</p>"
+        + table(
+            "One channel shifted before quantisation, mean over channels; over seeds [interval]",
+            ("Shift", "Codes that change", "Total index", "Raw L2"),
+            shifts,
+        )
+        + table(
+            "Codes redrawn from another image; over seeds [interval]",
+            ("Redrawn", "Total index"),
+            [[words, mean(found[name].sum(axis=1))] for name, words in redraws.items()],
+        )
+    )
 
 
 def differences(summary: Summary) -> str:
@@ -90,8 +147,8 @@ def differences(summary: Summary) -> str:
     if not differences:
         return "<p>There is no second family with a usable seed in common: nothing to compare.</p>"
     first = family_label(families(summary)[0])
-    table = _estimate_table(f"Difference from {first}, seed by seed [interval]", differences)
-    return table + "".join(note(sentence) for sentence in say_differences(differences))
+    compared = _estimate_table(f"Difference from {first}, seed by seed [interval]", differences)
+    return compared + "".join(note(sentence) for sentence in say_differences(differences))
 
 
 def _estimate_table(caption: str, rows: Mapping[str, Any]) -> str:

@@ -18,17 +18,16 @@ from vaecausal_jax.study.report.panels import (
     Pictures,
     Summary,
     as_estimate,
-    families,
+    panels,
     ranked_alike,
     strengths,
-    usable_seeds,
 )
 
 
 def say_strengths(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[str]:
     """How each form orders the families, and whether they agree."""
     del pictures
-    titles = [family for family in families(summary) if usable_seeds(summary, family)]
+    titles = [panel.family for panel in panels(summary, effects)]
     orders: dict[str, list[str]] = {}
     for name, (heading, _) in STRENGTHS.items():
         means = {f: strengths(summary, effects, f, name).mean() for f in titles}
@@ -111,7 +110,7 @@ def say_modularity(summary: Summary, effects: xr.Dataset, pictures: Pictures) ->
 
 
 def _by_family(rows: Mapping, name: str) -> list[str]:
-    means = {f: as_estimate(row[name]) for f, row in rows.items() if row}
+    means = {f: as_estimate(row[name]) for f, row in rows.items() if name in row}
     return [
         f"{interval_of(mean, show=hundredths)} in {family_label(f)}"
         for f, mean in means.items()

@@ -48,7 +48,7 @@ from vaecausal_jax.study.report.panels import (
 def effect_strengths(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure | None:
     """Every form of effect strength side by side, by family."""
     del pictures
-    titles = [family for family in families(summary) if usable_seeds(summary, family)]
+    titles = [panel.family for panel in panels(summary, effects)]
     figure = Figure((WIDTH, 0.36 * len(titles) + 1.35), layout="constrained")
     grid = figure.subplots(1, len(STRENGTHS), sharey=True)
     for axes, (name, (title, unit)) in zip(grid, STRENGTHS.items(), strict=True):
@@ -76,6 +76,8 @@ def scores(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure 
     for axes, (name, title) in zip(grid.flat, found.items(), strict=False):
         for i, family in enumerate(titles):
             row = summary["families"][family]
+            if name not in row:
+                continue
             color = family_color(summary, family)
             dots = numbers(summary, family, name)
             seeds_and_mean(axes, i, color, dots, as_estimate(row[name]))
@@ -152,8 +154,8 @@ def rank_agreement(summary: Summary, effects: xr.Dataset, pictures: Pictures) ->
 
 def modularity(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure | None:
     """Modularity of effects of every model beside what unrelated changes would give."""
-    del effects, pictures
-    titles = [family for family in families(summary) if usable_seeds(summary, family)]
+    del pictures
+    titles = [panel.family for panel in panels(summary, effects)]
     headings = {
         "decoder": "Read in the first layer of the decoder",
         "reencoded": "Read in the latent means of the re-encoded output",

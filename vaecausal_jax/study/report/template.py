@@ -125,7 +125,8 @@ href="#data">Data</a></nav>
 <section id="study"><h2>What was run</h2>$study</section>
 <section id="excluded"><h2>Excluded models</h2>$excluded</section>
 <section id="models"><h2>The models in numbers</h2>$headline
-<h2>Differences from the first family</h2>$differences</section>
+<h2>Differences from the first family</h2>$differences
+$codes</section>
 <section id="figures"><h2>Figures</h2>
 $figures
 </section>

@@ -1,0 +1,90 @@
+"""What all models of a study are probed with, and what is read off any of their runs."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from vaecausal_jax.data import Dataset, images, sample_factors
+from vaecausal_jax.data.pairs import Pairs
+from vaecausal_jax.factors.readouts import Readout, factor_pairs
+from vaecausal_jax.interventions.sites import Trace
+from vaecausal_jax.models import Model
+from vaecausal_jax.study.config import StudyConfig
+from vaecausal_jax.training import objectives
+
+NUM_READ = 256
+"""Reconstructions that the read-out is judged on."""
+
+
+class Inputs(NamedTuple):
+    """What all models of a study are probed with: the same images, noise, donors and read-out.
+
+    Attributes:
+        x: (images, height, width, channels).
+        eps: (images, latents).
+        prior: Two independent prior draws, (2, images, latents).
+        pairs: Minimal pairs of every factor, turned so that it grows: (factors, pairs, ...).
+        score_x: Images whose codes the disentanglement metrics read, (score images, ...).
+        score_factors: Their factor levels.
+        readout: Reads factors off an image.
+    """
+
+    x: Array
+    eps: Array
+    prior: Array
+    pairs: Pairs
+    score_x: Array
+    score_factors: Array
+    readout: Readout
+
+
+def make_inputs(config: StudyConfig, data: Dataset, model: Model, readout: Readout) -> Inputs:
+    """Images, noise, prior draws and minimal pairs that all models share."""
+    root = jax.random.key(config.seed)
+    image_key, noise_key, prior_key, pair_key = jax.random.split(jax.random.fold_in(root, 1), 4)
+    noise = (config.num_images, *model.noise_shape)
+    score_key = jax.random.fold_in(root, 5)
+    score_factors = sample_factors(score_key, data, config.num_score_images)
+    render = jax.jit(images)
+    draw_pairs = jax.jit(factor_pairs, static_argnums=(2, 3, 4))
+    return Inputs(
+        x=render(data, sample_factors(image_key, data, config.num_images)),
+        eps=jax.random.normal(noise_key, noise),
+        prior=jax.random.normal(prior_key, (2, *noise)),
+        pairs=draw_pairs(pair_key, data, readout.codes, config.num_pairs, model.noise_shape),
+        score_x=render(data, score_factors),
+        score_factors=score_factors,
+        readout=readout,
+    )
+
+
+def image_outcome(trace: Trace) -> Array:
+    """The expected image under a Bernoulli likelihood."""
+    return jax.nn.sigmoid(trace.outputs)
+
+
+def batched(model: Model, params: Any, x: Array, eps: Array) -> Trace:
+    """The runs of several images."""
+    return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, eps)
+
+
+def image_quality(trace: Trace, x: Array) -> dict[str, Array]:
+    """Reconstruction in nats per image, squared error per pixel, and the first eight images."""
+    likelihood = objectives.bernoulli()
+    squared_error = (likelihood.mean(trace.outputs) - x) ** 2
+    return {
+        "reconstruction": -likelihood.log_prob(trace.outputs, x),
+        "squared_error": jnp.mean(squared_error, axis=(1, 2, 3)),
+        "reconstructed": likelihood.mean(trace.outputs[:8]),
+    }
+
+
+def output_changes(before: Trace, after: Trace, pairs: Pairs) -> dict[str, Array]:
+    """Mean squared change of the output within pairs, beside that of the images themselves."""
+    change = image_outcome(after) - image_outcome(before)
+    return {
+        "output_change": jnp.mean(change**2, axis=(1, 2, 3)),
+        "true_change": jnp.mean((pairs.x1 - pairs.x0) ** 2, axis=(1, 2, 3)),
+    }
