@@ -3,12 +3,12 @@
 ``dataset`` holds the interface and all that is generic over it, ``pairs`` the runs that questions
 are asked on, ``designs`` says which rows of factors to look at, ``splits`` which combinations are
 set aside. ``sprites`` is a smooth world drawn at any size, ``dsprites`` the published images,
-redrawn or read from their archive. ``shapes3d``, ``mpi3d``, ``smallnorb`` and ``celeba`` open the
-published files, with images read when they are asked for (``stored``, ``files``);
-``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the factors of the first two, for work
-without a download. Factors cause one another in ``causal_worlds``, of which ``causal_sprites`` is
-the default and ``tunnel`` a physical device; ``causal`` holds structural causal models of any kind,
-``scenes`` draws two of them.
+redrawn or read from their archive. ``shapes3d``, ``mpi3d``, ``smallnorb``, ``celeba`` and
+``tunnel_photographs`` open the published files, with images read when they are asked for
+(``stored``, ``files``); ``shapes3d_standin`` and ``mpi3d_standin`` draw worlds with the factors of
+the first two, for work without a download. Factors cause one another in ``causal_worlds``, of which
+``causal_sprites`` is the default and ``tunnel`` a physical device; ``causal`` holds structural
+causal models of any kind, ``scenes`` draws two of them.
 """
 
 from vaecausal_jax.data import causal, scenes
@@ -61,6 +61,7 @@ from vaecausal_jax.data.splits import Split, hold_out, random_split
 from vaecausal_jax.data.sprites import Sprites, sprites
 from vaecausal_jax.data.stored import ByteImages, StoredImages, StreamedImages, on_device, resized
 from vaecausal_jax.data.tunnel import tunnel, tunnel_image, turned_pairs
+from vaecausal_jax.data.tunnel_photographs import TunnelPhotographs, load_tunnel
 
 __all__ = [
     "ByteImages",
@@ -78,6 +79,7 @@ __all__ = [
     "Sprites",
     "StoredImages",
     "StreamedImages",
+    "TunnelPhotographs",
     "Weighted",
     "attribute_matched_pairs",
     "cached_dsprites",
@@ -108,6 +110,7 @@ __all__ = [
     "load_mpi3d",
     "load_shapes3d",
     "load_smallnorb",
+    "load_tunnel",
     "minimal_levels",
     "minimal_pairs",
     "mpi3d_standin",

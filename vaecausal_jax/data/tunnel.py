@@ -9,8 +9,8 @@ https://proceedings.mlr.press/v267/gamella25a.html, appendix A.1.1), and a camer
 
     pol_1 -> red <- green <- blue -> pol_2 <- green
 
-Here the pictures are rendered. Published, in github.com/juangamella/causal-chamber and
-.../causal-chamber-package:
+Here the pictures are rendered; ``tunnel_photographs`` opens the real ones. Published, in
+github.com/juangamella/causal-chamber and .../causal-chamber-package:
 
 * weights and variances of the model, means and variances of the targets in the environments
   (``datasets/lt_crl_benchmark_v1/params_buchholz_1.py``);
@@ -136,6 +136,16 @@ def _factor(name: str) -> Factor:
     # Angles come out whole, so that their differences are exact.
     values = np.round(values, 12)
     return Factor(name, tuple(values.tolist()), len(values), cyclic=False)
+
+
+def nearest_levels(settings: jax.Array) -> jax.Array:
+    """The levels (..., 5) int32 nearest to settings (..., 5): red, green, blue, pol_1, pol_2.
+
+    What lies beyond the outermost levels belongs to them.
+    """
+    values = jnp.asarray([_factor(name).values for name in NAMES], settings.dtype)
+    apart = jnp.abs(settings[..., None] - jnp.expand_dims(values, range(settings.ndim - 1)))
+    return jnp.argmin(apart, axis=-1).astype(jnp.int32)
 
 
 def _standard_deviations() -> dict[str, float]:
