@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--json", action="store_true", help="print a machine-readable last line")
     args = parser.parse_args()
     use_machine(None, afresh=True)
-    config = study.PRESETS["quick"]
+    config = study.PRESETS["train"]
     data = dataset(config, None)
     model = next(iter(architectures(config, data)))
     keys = jax.random.split(jax.random.key(0), len(config.families) * config.num_seeds)

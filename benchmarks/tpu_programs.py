@@ -232,7 +232,7 @@ def effect_graph(mesh: Mesh) -> Program:
 
 def measurement(mesh: Mesh) -> Program:
     """The quick study's measurement of one layer, models spread over the chips."""
-    config = study.PRESETS["quick"]
+    config = study.PRESETS["train"]
     data = dataset(config, None)
     model = next(iter(architectures(config, data)))
     whole, split = shardings(mesh)

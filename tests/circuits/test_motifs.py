@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vaecausal_jax.circuits import motifs as vm
+from vaecausal_jax.circuits.layers import join_blocks
 from vaecausal_jax.circuits.roles import backup_pairs, unit_roles
 
 KEY = jax.random.key(0)
@@ -110,6 +111,15 @@ def test_a_census_counts_the_joined_graph_and_z_follows_from_the_null():
     motif = census["diamond"]
     assert motif.z == pytest.approx((motif.count - motif.null_mean) / motif.null_sd)
     assert 0 < motif.p_value <= 1
+
+
+@pytest.mark.parametrize("sizes", [(5, 4), (3, 6, 4), (4, 3, 5, 2, 6)])
+def test_census_of_layers_counts_what_the_joined_graph_holds(sizes):
+    layers = layered(np.random.default_rng(len(sizes)), sizes)
+    blocks = {(i, i + 1): matrix for i, matrix in enumerate(layers)}
+    expected = vm.motif_counts(join_blocks(blocks, list(sizes)))
+    for name, motif in vm.motif_census(KEY, layers, num_null=2).items():
+        assert np.isnan(motif.count) or motif.count == expected[name], name
 
 
 def test_a_planted_motif_stands_out():

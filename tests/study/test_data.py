@@ -9,7 +9,7 @@ from vaecausal_jax import data as vd
 from vaecausal_jax import study
 from vaecausal_jax.study import config as study_config
 
-QUICK = study.PRESETS["quick"]
+QUICK = study.PRESETS["train"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from vaecausal_jax.training import checkpoint
 pytestmark = pytest.mark.thorough
 
 TINY = dataclasses.replace(
-    PRESETS["quick"],
+    PRESETS["train"],
     name="tiny",
     families=(Family("vae"), Family("beta_vae", 0.5)),
     image_size=16,

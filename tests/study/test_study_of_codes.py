@@ -1,4 +1,4 @@
-"""Studies with VQ-VAE: models of two architectures, measured apart and told together."""
+"""Studies with VQ-VAE and circuits: two architectures, measured apart and told together."""
 
 import dataclasses
 import json
@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vaecausal_jax import interventions as iv
 from vaecausal_jax import study
+from vaecausal_jax.circuits.by_factor import select_circuit
+from vaecausal_jax.circuits.masks import flat_scores
+from vaecausal_jax.circuits.scorers import node_samples
+from vaecausal_jax.circuits.tasks import make_task, outcomes
+from vaecausal_jax.inference import split_halves
 from vaecausal_jax.interventions import set_to
 from vaecausal_jax.study import Family
 from vaecausal_jax.study.config import dataset
@@ -20,7 +26,7 @@ from vaecausal_jax.study.results import in_order, locate, roster
 pytestmark = pytest.mark.thorough
 
 TINY = dataclasses.replace(
-    study.PRESETS["quick"],
+    study.PRESETS["train"],
     name="tiny",
     families=(Family("vq_vae"), Family("vae")),
     image_size=16,
@@ -38,7 +44,8 @@ TINY = dataclasses.replace(
     learning_rate=1e-2,
     num_images=10,
     num_unit_images=8,
-    num_pairs=4,
+    num_pairs=16,
+    num_untrained=1,
     num_score_images=500,
     doses=(0.5, 1.0),
 )
@@ -129,6 +136,54 @@ def test_the_page_has_a_section_of_codes_and_no_latents_of_models_without(finish
     assert "One channel shifted before quantisation" in page
     assert not re.search(r"\bnan\b|\bNone\b", page.split("<h2>Codes</h2>")[1].split("<h2>")[0])
     json.loads((finished[1] / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_circuits_are_those_of_pairs_patched_anew_and_run_by_hand(finished):
+    (trained, _), parts = finished[0].trained, finished[1] / "parts"
+    found = np.load(parts / "circuits.npz")
+    data = dataset(TINY, None)
+    readout = make_readout(TINY, data, lambda *_: None)
+    inputs = make_inputs(TINY, data, trained.model, readout)
+    net = trained.model.bind(jax.tree.map(lambda leaf: leaf[1], trained.params))
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 14), 3)[0]
+    explore, confirm = split_halves(key, jnp.arange(16))
+    nodes = [n for n in net.sites if n.startswith(("encoder/", "latent/", "decoder/"))]
+    scale = jax.tree.map(lambda a: a[1], inputs.pairs)
+    task = make_task(net, scale.take(explore), nodes=nodes)
+    y0, y1 = outcomes(task)
+    expected = select_circuit(
+        node_samples(task), float(jnp.mean(jnp.sum((y1 - y0) ** 2, (1, 2, 3))))
+    )
+    mask = flat_scores(expected.circuit)[0] > 0
+    np.testing.assert_array_equal(found["mask"][1, 1], mask)
+    assert 0 < mask.sum() < mask.size
+    # One pair that judges: everything outside the circuit is held at the unchanged image.
+    pair = scale.take(confirm[:1])
+    x0, x1, eps = (a[0] for a in pair.runs)
+    before, after = net(x0, eps), net(x1, eps)
+    held = {
+        name: iv.Replace(net.sites[name].spread(~expected.circuit[name]), before.activations[name])
+        for name in nodes
+    }
+    direction = after.outputs - before.outputs
+    metric = jnp.vdot(net(x1, eps, held).outputs - before.outputs, direction)
+    np.testing.assert_allclose(found["metric"][1, 1, 0, 0, 0], metric, rtol=1e-3, atol=1e-4)
+    whole = found["metric"][1, 1, 0, -1, 0]
+    np.testing.assert_allclose(whole, jnp.vdot(direction, direction), rtol=1e-3)
+
+
+def test_untrained_networks_stand_beside_the_models_and_in_no_mean(finished):
+    made, folder = finished
+    assert np.load(folder / "parts" / "circuits.npz")["mask"].shape[0] == 3
+    assert len(made.summary["models"]) == 4
+    untrained = made.summary["circuits"]["untrained"]
+    assert untrained.keys() == {"untrained", "untrained, with codes"}
+    assert all(len(values) == 1 for own in untrained.values() for values in own.values())
+    shares = [m["circuit_share"] for m in made.summary["models"][:2]]
+    mean = made.summary["families"]["vae"]["circuit_share"]
+    np.testing.assert_allclose(mean.value, np.mean(shares), rtol=1e-6)
+    page = (folder / "report.html").read_text()
+    assert "untrained, with codes" in page.split("Circuits and motifs</h2>")[1]
 
 
 @pytest.mark.slow

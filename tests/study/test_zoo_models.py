@@ -11,7 +11,7 @@ from vaecausal_jax import study, zoo
 from vaecausal_jax.study import run
 from vaecausal_jax.study.config import check_config, dataset
 
-ZOO = study.PRESETS["zoo"]
+ZOO = study.PRESETS["quick"]
 TWO = dataclasses.replace(
     ZOO, families=(study.Family("vae"), study.Family("factor_vae", 10.0)), num_seeds=3
 )

@@ -116,16 +116,50 @@ def factor_circuits(
         total = float(jnp.mean(jax.vmap(task.metric)(y1, y0, y1)))
         if total == 0:
             raise ValueError(f"factor {name!r} changes nothing in the outcome.")
-        arms, least = samples_fn(explore), min_share * abs(total)
-        circuit, scores = _select(arms, total, q, least)
+        circuit, scores, undecided = select_circuit(
+            samples_fn(explore), total, q=q, min_share=min_share
+        )
         references = ablation_references(donor_key, confirm)
         judged, _ = faithfulness_grid(weight_key, confirm, stack_circuits([circuit]), references)
         curve = faithfulness_curve(
             weight_key, confirm, scores, references["corrupt"], ablation="corrupt"
         )
-        undecided = _undecided(arms, circuit, q, least)
         found[name] = FactorCircuit(circuit, scores, judged, curve, undecided)
     return found
+
+
+class SelectedCircuit(NamedTuple):
+    """What ``select_circuit`` finds; see ``FactorCircuit``."""
+
+    circuit: dict[Any, np.ndarray]
+    scores: Scores
+    undecided: dict[Any, np.ndarray]
+
+
+def select_circuit(
+    arms: Arms, total: float, *, q: float = 0.05, min_share: float = 0.01
+) -> SelectedCircuit:
+    """The parts that carry more than a least share of a total effect, in either arm.
+
+    Args:
+        arms: Effects of every part, noised and denoised, pair by pair.
+        total: Mean total effect over the same pairs, not 0.
+        q: False discovery rate, half of it for each arm.
+        min_share: Least share of the total effect that counts.
+
+    Returns:
+        The circuit; of every part the larger of its mean effects as a share of the total; the parts
+        that are undecided.
+    """
+    least = min_share * abs(total)
+    chosen = [select_significant(arm, q=q / 2, min_effect=least) for arm in arms]
+    circuit = {key: chosen[0][key] | chosen[1][key] for key in chosen[0]}
+    means = [{k: mean / total for k, mean in mean_scores(arm).items()} for arm in arms]
+    scores = {
+        k: np.where(np.abs(means[0][k]) >= np.abs(means[1][k]), means[0][k], means[1][k])
+        for k in circuit
+    }
+    return SelectedCircuit(circuit, scores, _undecided(arms, circuit, q, least))
 
 
 def circuit_overlap(circuits: Mapping[str, Masks], *, part: str = "") -> np.ndarray:
@@ -196,18 +230,6 @@ def factor_map(
     nulls = np.stack([np.zeros_like(share) if d is None else d for d in draws])
     p_value = (1 + (nulls >= share[None] * (1 - 1e-12)).sum(0)) / (1 + num_null)
     return FactorMap(names, share, nulls.mean(0), false_discovery(p_value))
-
-
-def _select(arms: Arms, total: float, q: float, least: float) -> tuple[dict, Scores]:
-    """Parts found in either arm, each at half the rate, and their larger effect as a share."""
-    chosen = [select_significant(arm, q=q / 2, min_effect=least) for arm in arms]
-    circuit = {key: chosen[0][key] | chosen[1][key] for key in chosen[0]}
-    means = [{k: mean / total for k, mean in mean_scores(arm).items()} for arm in arms]
-    scores = {
-        k: np.where(np.abs(means[0][k]) >= np.abs(means[1][k]), means[0][k], means[1][k])
-        for k in circuit
-    }
-    return circuit, scores
 
 
 def _undecided(arms: Arms, circuit: Masks, q: float, least: float) -> dict[Any, np.ndarray]:

@@ -115,18 +115,25 @@ def effect_graph(
         samples = _factor_effects(task, factors, spread) | samples
         spread = {n: s for n, s in spread.items() if n != INPUT}
         step = {n: s for n, s in step.items() if n != INPUT}
-    size, signed, p_value = {}, {}, {}
+    size, signed = {}, {}
     for pair, found in samples.items():
         what = f"{pair[0]} resampled as read by {pair[1]}"
         squared = _estimates(key, found.squared, what, bootstrap)
         size[pair] = squared.map(lambda square: np.sqrt(np.maximum(square, 0)))
         signed[pair] = _estimates(key, found.signed, what, bootstrap)
-        p_value[pair] = minimum_effect_test(found.signed, min_effect)
-    adjusted = false_discovery(np.concatenate([p.ravel() for p in p_value.values()]))
-    ends = np.cumsum([p.size for p in p_value.values()])[:-1]
-    parts = zip(p_value.items(), np.split(adjusted, ends), strict=True)
-    p_value = {pair: part.reshape(p.shape) for (pair, p), part in parts}
+    p_value = edge_p_values(samples, min_effect=min_effect)
     return EffectGraph(labels, size, signed, p_value, spread, step, min_effect)
+
+
+def edge_p_values(
+    samples: Mapping[Pair, EdgeSamples], *, min_effect: float = 0.0
+) -> dict[Pair, np.ndarray]:
+    """p-values of no signed effect, adjusted over the whole graph: see ``EffectGraph``."""
+    found = {pair: minimum_effect_test(s.signed, min_effect) for pair, s in samples.items()}
+    adjusted = false_discovery(np.concatenate([p.ravel() for p in found.values()]))
+    ends = np.cumsum([p.size for p in found.values()])[:-1]
+    parts = zip(found.items(), np.split(adjusted, ends), strict=True)
+    return {pair: part.reshape(p.shape) for (pair, p), part in parts}
 
 
 def effect_samples(

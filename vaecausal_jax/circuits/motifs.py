@@ -14,7 +14,8 @@ feed-forward loops between its units; the census says so, in words, instead of r
 Milo et al. 2002, "Network Motifs: Simple Building Blocks of Complex Networks".
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,16 +182,37 @@ def motif_census(
         raise ValueError(f"num_null must be at least 2, got {num_null}.")
     blocks, sizes = _blocks(layers, skips or {})
     places = list(blocks)
-    count = motif_counts(join_blocks(blocks, sizes))
+
+    def counts(matrices: Sequence[np.ndarray]) -> Counts:
+        if skips:
+            return motif_counts(join_blocks(dict(zip(places, matrices, strict=True)), sizes))
+        return _layered_counts(matrices)
+
+    count = counts(list(blocks.values()))
     random = shuffle(key, [blocks[place] for place in places], num_null)
-    nulls = []
-    for i in range(num_null):
-        drawn = {place: graphs[i] for place, graphs in zip(places, random, strict=True)}
-        nulls.append(motif_counts(join_blocks(drawn, sizes)))
+    nulls = [counts([graphs[i] for graphs in random]) for i in range(num_null)]
     absent = _absent(len(sizes), bool(skips))
     return {
         name: _compare(count[name], np.array([null[name] for null in nulls]), absent.get(name, ""))
         for name in count
+    }
+
+
+def _layered_counts(layers: Sequence[np.ndarray]) -> Counts:
+    """``motif_counts`` of a graph without skips, which meets itself in adjacent layers alone."""
+    paths = list(itertools.pairwise(layers))
+    coherent, incoherent = np.sum([signed_diamonds(*two) for two in paths] or [(0, 0)], axis=0)
+    return {
+        "fan_out": sum(map(fan_outs, layers)),
+        "fan_in": sum(map(fan_ins, layers)),
+        "chain": sum(chains(*two) for two in paths),
+        "bi_fan": sum(map(bi_fans, layers)),
+        "diamond": float(coherent + incoherent),
+        "coherent_diamond": float(coherent),
+        "incoherent_diamond": float(incoherent),
+        "feed_forward_loop": 0.0,
+        "coherent_feed_forward_loop": 0.0,
+        "incoherent_feed_forward_loop": 0.0,
     }
 
 

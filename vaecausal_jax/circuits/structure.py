@@ -30,13 +30,13 @@ class GraphStructure(NamedTuple):
         nodes: (site, unit) of each node, as in the labels of the partitions.
         by_factor: Modularity of the partition by factor; labels count factors, -1 is a unit in no
             factor's circuit.
-        optimised: Modularity of the best partition found.
+        optimised: Modularity of the best partition found; None if it was not sought.
         motifs: Name to motif.
     """
 
     nodes: list[tuple[str, str]]
     by_factor: ModularityTest
-    optimised: ModularityTest
+    optimised: ModularityTest | None
     motifs: dict[str, Motif]
 
 
@@ -59,7 +59,8 @@ def graph_structure(
         scores: Factor to the share of its effect that each unit carries.
         q: False discovery rate of edges.
         num_null: Null graphs for the partition by factor and for motifs.
-        num_optimised: Null graphs that are partitioned anew, which takes longer.
+        num_optimised: Null graphs that are partitioned anew, which takes longer; 0 to seek no best
+            partition.
 
     Raises:
         ValueError: No circuits, or a graph with edges that skip layers.
@@ -79,7 +80,9 @@ def graph_structure(
         by_factor=modularity_test(
             keys[0], sizes, partition=factor_partition(carried)[: len(nodes)], num_null=num_null
         ),
-        optimised=modularity_test(keys[1], sizes, num_null=num_optimised),
+        optimised=(
+            modularity_test(keys[1], sizes, num_null=num_optimised) if num_optimised else None
+        ),
         motifs=motif_census(keys[2], signed, num_null=num_null),
     )
 

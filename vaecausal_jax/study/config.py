@@ -87,6 +87,8 @@ class StudyConfig:
         num_replicates: Bootstrap replicates behind each interval.
         num_factor_replicates: Those behind the tensors of factor by factor by unit, which are many.
         num_shuffles: Shuffles of the factors behind the chance level of each score.
+        num_untrained: Untrained networks of each architecture, beside whose circuits those of the
+            models are shown; circuits take 16 pairs or more.
         models: ``train``, or ``zoo``: the first ``num_seeds`` models that ship of each family, for
             which all settings of network and training are the zoo's.
     """
@@ -121,6 +123,7 @@ class StudyConfig:
     models: str = "train"
     num_codes: int = 64
     code_size: int = 16
+    num_untrained: int = 0
 
     @property
     def trains(self) -> bool:
@@ -128,9 +131,28 @@ class StudyConfig:
         return self.data != "pretrained" and self.models == "train"
 
 
+_MORE = {"num_images": 256, "num_unit_images": 64, "num_pairs": 64, "num_score_images": 6000}
+"""More probes than the quick study's."""
+
+
+def _of_zoo(name: str, world: str, num_seeds: int, **probes: Any) -> StudyConfig:
+    """A study of the six families that ship, beside untrained networks."""
+    usual: dict[str, Any] = {
+        "num_images": 128,
+        "num_unit_images": 48,
+        "num_pairs": 16,
+        "num_score_images": 2000,
+        "num_untrained": 2,
+    }
+    families = tuple(Family(n, 1.0 if s is None else s) for n, s in STRENGTHS.items())
+    return StudyConfig(
+        name, world, families, models="zoo", image_size=32, num_seeds=num_seeds, **usual | probes
+    )
+
+
 PRESETS: dict[str, StudyConfig] = {
-    "quick": StudyConfig(
-        name="quick",
+    "train": StudyConfig(
+        name="train",
         data="sprites",
         families=(Family("vae"), Family("beta_vae", 4.0), Family("factor_vae", 10.0)),
         image_size=32,
@@ -152,17 +174,10 @@ PRESETS: dict[str, StudyConfig] = {
         num_pairs=8,
         num_score_images=2000,
     ),
-    "zoo": StudyConfig(
-        name="zoo",
-        data="causal-sprites",
-        models="zoo",
-        families=(*(Family(n, 1.0 if s is None else s) for n, s in STRENGTHS.items()),),
-        image_size=32,
-        num_seeds=4,
-        num_images=128,
-        num_unit_images=48,
-        num_pairs=16,
-        num_score_images=2000,
+    "quick": _of_zoo("quick", "causal-sprites", num_seeds=4),
+    "paper": _of_zoo("paper", "causal-sprites", num_seeds=8, **_MORE),
+    "paper-without-causes": _of_zoo(
+        "paper-without-causes", "independent-sprites", num_seeds=8, **_MORE
     ),
     "dsprites": StudyConfig(
         name="dsprites",
@@ -250,6 +265,8 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
             f"doses must be positive and increasing, each is given with both signs; got "
             f"{config.doses}."
         )
+    if config.num_untrained < 0:
+        raise ValueError(f"num_untrained must not be negative, got {config.num_untrained}.")
     if config.num_score_images < 500:
         raise ValueError(
             f"num_score_images {config.num_score_images} is too few to score codes with; it must "
@@ -339,6 +356,7 @@ _ADDED = (
     "models",
     "num_codes",
     "code_size",
+    "num_untrained",
 )
 
 

@@ -41,6 +41,8 @@ class Results(NamedTuple):
         estimates: Of units, latents and models.
         quality: How far the read-out can be believed on their reconstructions.
         factors: Effects between units and factors, of each model.
+        circuits: ``study.circuits.circuit_arrays`` of the models and, behind them, of the untrained
+            networks; empty where there are too few pairs.
     """
 
     trained: Trained
@@ -48,6 +50,7 @@ class Results(NamedTuple):
     estimates: Estimates
     quality: ReadoutQuality
     factors: list[FactorEffects]
+    circuits: Arrays
 
 
 class Roster(NamedTuple):

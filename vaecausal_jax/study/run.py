@@ -22,6 +22,7 @@ from vaecausal_jax.locks import run_lock
 from vaecausal_jax.models import Model, pretrained
 from vaecausal_jax.processes import entered_by_first, from_first, to_host
 from vaecausal_jax.study import report, store
+from vaecausal_jax.study.circuits import circuit_arrays, circuit_values, has_circuits, untrained
 from vaecausal_jax.study.compilation import compile_for_few_runs
 from vaecausal_jax.study.config import (
     Family,
@@ -151,7 +152,8 @@ def plan_study(
         {title: steps_done(store.checkpoint_folder(folder, title)) for title in titles},
         from_first(
             lambda: sum(
-                not path.stem.endswith("scores") for path in (folder / "parts").glob("*.npz")
+                not path.stem.endswith(("scores", "circuits"))
+                for path in (folder / "parts").glob("*.npz")
             )
         ),
         sum(len(measurements(config, model)) for model in found),
@@ -223,14 +225,32 @@ def study_stack(
     progress: Progress,
 ) -> Results:
     """Measures, scores and estimates the models of one architecture."""
-    arrays = measure_all(config, trained, inputs, parts, progress)
+    params = _with_untrained(config, trained)
+    measured = measure_all(config, trained, params, inputs, parts, progress)
+    found = find_circuits(config, trained, params, inputs, measured, parts, progress)
+    num = len(trained.labels)
+    arrays = {name: {k: a[:num] for k, a in part.items()} for name, part in measured.items()}
     arrays["scores"] = score_all(config, trained.model, inputs, arrays["codes"], parts, progress)
     estimates = estimate_all(config, data, arrays)
     quality = readout_quality(inputs, arrays["codes"], inputs.readout)
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         effects_of = functools.partial(factor_effects, config, data, arrays)
         factors = list(pool.map(effects_of, range(len(trained.labels))))
-    return Results(trained, arrays, estimates, quality, factors)
+    if found:
+        own = {name: values[:num] for name, values in circuit_values(found).items()}
+        estimates = estimates._replace(models={**estimates.models, **own})
+    return Results(trained, arrays, estimates, quality, factors, found)
+
+
+def _with_untrained(config: StudyConfig, trained: Trained) -> Any:
+    """Parameters of the models and, behind them, of the untrained networks beside them."""
+    if not (has_circuits(config) and config.num_untrained):
+        return trained.params
+    return jax.tree.map(
+        lambda own, other: jnp.concatenate([own, other.astype(own.dtype)]),
+        trained.params,
+        untrained(config, trained.model),
+    )
 
 
 def load_study(
@@ -327,7 +347,8 @@ def _train(
             "mediation_outcome",
         ):
             del spec[irrelevant]
-        spec.pop("num_shuffles", None)  # Named only where it is not the default.
+        for irrelevant in ("num_shuffles", "num_untrained"):  # Named where not the default.
+            spec.pop(irrelevant, None)
         checkpoints = store.checkpoint_folder(folder, title)
         state, history = train_resumably(
             train_config(config, family, num_images(data), model),
@@ -396,19 +417,35 @@ def records_per_save(config: StudyConfig, steps_done: int) -> int:
 
 
 def measure_all(
-    config: StudyConfig, trained: Trained, inputs: Inputs, parts: store.Parts, progress: Progress
+    config: StudyConfig,
+    trained: Trained,
+    params: Any,
+    inputs: Inputs,
+    parts: store.Parts,
+    progress: Progress,
 ) -> dict[str, Arrays]:
     """Runs every measurement on every model, reading back what was already finished.
 
     Programs are compiled ahead on two threads while others run.
+
+    Args:
+        config: The study's.
+        trained: The models.
+        params: Theirs and those of untrained networks, whose units are patched, no more.
+        inputs: What they are probed with.
+        parts: What is finished, and where it is kept.
+        progress: See ``run_study``.
     """
     todo, part = measurements(config, trained.model), _part_of(trained.model)
     arrays = {name: found for name in todo if (found := parts.read(part(name))) is not None}
     missing = [name for name in todo if name not in arrays]
     over_models = fastest_over_seeds()
 
+    def probed(name: str) -> Any:
+        return params if name.startswith("site/") else trained.params
+
     def compiled(name: str):
-        return compile_for_few_runs(jax.jit(over_models(todo[name])).lower(trained.params, inputs))
+        return compile_for_few_runs(jax.jit(over_models(todo[name])).lower(probed(name), inputs))
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         programs = {name: pool.submit(compiled, name) for name in missing}
@@ -416,12 +453,41 @@ def measure_all(
             for name in missing:
                 progress(f"measure: {name}", len(arrays), len(todo))
                 run = programs.pop(name).result()
-                arrays[name] = to_host(run(trained.params, inputs))
+                arrays[name] = to_host(run(probed(name), inputs))
                 parts.write(part(name), arrays[name])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     progress("measure", len(todo), len(todo))
     return {name: arrays[name] for name in todo}
+
+
+def find_circuits(
+    config: StudyConfig,
+    trained: Trained,
+    params: Any,
+    inputs: Inputs,
+    arrays: dict[str, Arrays],
+    parts: store.Parts,
+    progress: Progress,
+) -> Arrays:
+    """The circuits of all models and untrained networks, unless that is done; {} of few pairs."""
+    if not has_circuits(config):
+        return {}
+    part = _part_of(trained.model)("circuits")
+    found = parts.read(part)
+    if found is None:
+        num = len(trained.labels) + config.num_untrained
+        found = circuit_arrays(
+            config,
+            trained.model,
+            params,
+            inputs,
+            arrays,
+            lambda done: progress("find circuits", done, num),
+        )
+        parts.write(part, found)
+        progress("find circuits", num, num)
+    return found
 
 
 def _part_of(model: Model) -> Callable[[str], str]:

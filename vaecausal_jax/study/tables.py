@@ -10,6 +10,7 @@ from vaecausal_jax import inference
 from vaecausal_jax.data import Dataset, factor_names
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.manifests import versions
+from vaecausal_jax.study.circuits import ABLATIONS, circuit_faithfulness, circuit_values
 from vaecausal_jax.study.claims import judge_claims
 from vaecausal_jax.study.config import StudyConfig, as_json
 from vaecausal_jax.study.estimates import unit_sites
@@ -161,7 +162,28 @@ def summarise(config: StudyConfig, data: Dataset, results: Sequence[Results]) ->
     }
     if codes := results[-1].estimates.codes:
         tables["codes"] = codes
+    if all(r.circuits for r in results):
+        tables["circuits"] = _circuits(config, results)
     return tables
+
+
+def _circuits(config: StudyConfig, results: Sequence[Results]) -> dict[str, Any]:
+    """Circuits of every model by factor, and the numbers of the untrained networks."""
+    untrained, faithfulness, units = {}, [], []
+    for r in results:
+        num = len(r.trained.labels)
+        faithfulness.append(circuit_faithfulness(config, r.circuits)[:num])
+        units.append(r.circuits["mask"][:num].sum(axis=-1))
+        if config.num_untrained:
+            title = "untrained, with codes" if r.estimates.codes else "untrained"
+            values = circuit_values(r.circuits)
+            untrained[title] = {name: own[num:] for name, own in values.items()}
+    return {
+        "ablations": ABLATIONS,
+        "faithfulness": Estimate.concatenate(faithfulness),
+        "units": np.concatenate(units),
+        "untrained": untrained,
+    }
 
 
 def _modularity(results: Sequence[Results]) -> dict[str, list[dict[str, Any] | None]]:

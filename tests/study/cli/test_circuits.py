@@ -71,7 +71,7 @@ def test_command_says_what_it_seeks_where_and_how_far_it_is(tmp_path, monkeypatc
     params = jax.vmap(model.init)(jax.random.split(jax.random.key(0), 3))
     labels = [("vae", 0), ("vae", 1), ("beta_vae_4", 0)]
     trained = Trained(model, params, labels, ["ok", "collapsed: no latent", "ok"], {})
-    found = study.PRESETS["quick"], sprites(16), [trained]
+    found = study.PRESETS["train"], sprites(16), [trained]
     wrote = []
 
     def find(options, out, model, params, data, setting, *, progress):

@@ -29,7 +29,7 @@ from vaecausal_jax.study.cli.sweep import SweepCommand
 from vaecausal_jax.study.run import plan_study
 
 TINY = dataclasses.replace(
-    study.PRESETS["quick"],
+    study.PRESETS["train"],
     name="tiny",
     families=(study.Family("vae"),),
     image_size=16,
@@ -466,7 +466,7 @@ def test_preset_of_hours_is_long_enough_to_be_timed():
     config = study.PRESETS["dsprites"]
     images = config.num_steps * config.batch_size * config.num_seeds * len(config.families)
     assert images > announcement.LONG_TRAINING
-    quick = study.PRESETS["quick"]
+    quick = study.PRESETS["train"]
     images = quick.num_steps * quick.batch_size * quick.num_seeds * len(quick.families)
     assert images < announcement.LONG_TRAINING / 4
 

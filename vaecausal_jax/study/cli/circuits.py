@@ -409,7 +409,9 @@ def _tables(
 
 
 def _structure(structure: GraphStructure) -> dict[str, Any]:
-    partitions = {"by_factor": structure.by_factor, "optimised": structure.optimised}
+    partitions = {"by_factor": structure.by_factor}
+    if structure.optimised is not None:
+        partitions["optimised"] = structure.optimised
     return {
         "nodes": [f"{site}:{unit}" for site, unit in structure.nodes],
         "modularity": {

@@ -179,10 +179,9 @@ def draw_modules(structure: GraphStructure, factors: Sequence[str]) -> Figure:
     sites = list(dict.fromkeys(site for site, _ in structure.nodes))
     of_site = np.array([sites.index(site) for site, _ in structure.nodes])
     by_factor, optimised = structure.by_factor, structure.optimised
-    partitions = {
-        "by factor": (by_factor, _factor_members(by_factor.labels, factors)),
-        "optimised": (optimised, _largest_modules(optimised.labels)),
-    }
+    partitions = {"by factor": (by_factor, _factor_members(by_factor.labels, factors))}
+    if optimised is not None:
+        partitions["optimised"] = optimised, _largest_modules(optimised.labels)
     with matplotlib.rc_context(STYLE):
         tables = []
         for word, (test, rows) in partitions.items():
@@ -190,7 +189,7 @@ def draw_modules(structure: GraphStructure, factors: Sequence[str]) -> Figure:
             tables.append((word, test, rows, share / np.bincount(of_site, minlength=len(sites))))
         height = 1.6 + 0.3 * max(len(rows) for _, _, rows, _ in tables)
         figure = Figure(figsize=(11.5, height), layout="constrained")
-        panels = figure.subplots(1, 2)
+        panels = figure.subplots(1, len(tables), squeeze=False)[0]
         for axes, (word, test, rows, share) in zip(panels, tables, strict=True):
             _heat_map(axes, share, sites, list(rows))
             axes.set_aspect("auto")

@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from vaecausal_jax.manifests import written_whole
-from vaecausal_jax.study.report import claims, sections, trust
+from vaecausal_jax.study.report import circuit_tables, claims, sections, trust
 from vaecausal_jax.study.report.captions import CAPTIONS, Caption
 from vaecausal_jax.study.report.drawing import DPI
 from vaecausal_jax.study.report.figures import all_figures
@@ -63,6 +63,7 @@ def page(
         headline=sections.headline(summary),
         differences=sections.differences(summary),
         codes=sections.codes(summary),
+        circuits=circuit_tables.circuits(summary),
         figures="\n".join(figures),
         claims=claims.claims(summary),
         readout=trust.readout(summary, effects),

@@ -15,6 +15,7 @@ from vaecausal_jax.study.report.labels import (
     interval_of,
     join,
     number,
+    percent,
 )
 from vaecausal_jax.study.report.panels import Summary, as_estimate, families, layers, panels
 from vaecausal_jax.study.report.template import DEFINITIONS, INTERVALS, escape, note, table
@@ -103,15 +104,15 @@ def codes(summary: Summary) -> str:
         return ""
     num_inputs = int(as_estimate(summary["codes"]["crossed"]).num_inputs)
 
-    def mean(values: np.ndarray) -> str:
-        return interval_of(
-            over_seeds(values[usable], num_inputs=num_inputs, intervention="see the caption")
-        )
+    def mean(values: np.ndarray, show: Any = number) -> str:
+        over = over_seeds(values[usable], num_inputs=num_inputs, intervention="see the caption")
+        return interval_of(over, show=show)
 
     shifts = [
         [
             f"{dose:g} SD",
-            *(mean(found[n][:, i]) for n in ("crossed", "shift_index", "shift_length")),
+            mean(found["crossed"][:, i], percent),
+            *(mean(found[n][:, i]) for n in ("shift_index", "shift_length")),
         ]
         for i, dose in enumerate(summary["config"]["doses"])
     ]

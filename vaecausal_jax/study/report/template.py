@@ -117,7 +117,8 @@ PAGE = string.Template("""<!DOCTYPE html>
 <p>Trained models, intervened on at four levels: the input, the latents, the activations of every
 layer (patching), and what they mediate. Written by vaecausal_jax from the study's numbers.</p>
 <nav><a href="#models">Models</a><a href="#figures">Figures</a><a
-href="#claims">The paper's claims</a><a href="#trust">Trust</a><a href="#units">Top units</a><a
+href="#circuits">Circuits</a><a href="#claims">The paper's claims</a><a
+href="#trust">Trust</a><a href="#units">Top units</a><a
 href="#reading">How to read the numbers</a><a href="#checks">Checks</a><a
 href="#data">Data</a></nav>
 </header>
@@ -130,6 +131,7 @@ $codes</section>
 <section id="figures"><h2>Figures</h2>
 $figures
 </section>
+<section id="circuits"><h2>Circuits and motifs</h2>$circuits</section>
 <section id="claims"><h2>What this says about the paper's claims</h2>$claims</section>
 <section id="trust"><h2>How well factors are read off images</h2>$readout
 <h2>Interventions off the data's support</h2>$off_manifold</section>
