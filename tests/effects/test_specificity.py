@@ -171,7 +171,7 @@ def classes():
 def test_planted_units_get_their_class(classes):
     assert np.mean(classes.label[ONE] == "monosemantic") >= 0.8
     assert np.mean(classes.label[TWO] == "polysemantic") >= 0.8
-    assert np.mean(classes.label[NOISE] == "dead") >= 0.9
+    assert np.mean(classes.label[NOISE] == "undetected") >= 0.9
     assert np.all(classes.label[NOTHING] == "dead")
     assert np.all(classes.top_factor[ONE] == 3)
     assert np.isin(classes.top_factor[TWO], [0, 1]).all()
@@ -182,8 +182,11 @@ def test_verdicts_follow_from_the_evidence_they_carry(classes):
     count = classes.significant.sum(1)
     for unit, label in enumerate(classes.label):
         significant, low = classes.significant[unit], classes.low[unit]
+        if classes.negligible[unit] <= 0.05:
+            assert label == "dead"
+            continue
         expected = {
-            "dead": count[unit] == 0,
+            "undetected": count[unit] == 0,
             "monosemantic": count[unit] == 1 and np.any(significant & (low > 0.5)),
             "polysemantic": count[unit] > 1 and np.sum(significant & (low > 0.1)) > 1,
         }
@@ -191,6 +194,35 @@ def test_verdicts_follow_from_the_evidence_they_carry(classes):
     known = ~np.isnan(classes.share)
     assert np.all(classes.low[known] <= classes.high[known])
     np.testing.assert_allclose(classes.share[ONE].sum(1), 1, rtol=1e-5)
+
+
+def test_a_unit_is_dead_only_where_its_effects_are_shown_to_be_small():
+    noise = np.random.default_rng(0).normal(size=(20, 3, 2000))
+    some = {"num_flips": 999, "bootstrap": Bootstrap(num_replicates=100)}
+    # Standard errors of 0.02 show effects below 0.1, of 0.2 do not.
+    assert np.all(sp.classify_units(KEY, noise, **some).label == "dead")
+    few = sp.classify_units(KEY, noise[..., :25], **some)
+    assert np.mean(few.label == "undetected") > 0.9
+    assert np.all(few.label != "dead")
+    strict = sp.classify_units(KEY, noise, margin=0.01, **some)
+    assert np.all(strict.label != "dead")
+
+
+def test_a_significant_effect_below_the_margin_leaves_a_unit_dead_and_one_above_does_not():
+    samples = 0.1 * np.random.default_rng(0).normal(size=(2, 3, 400))
+    samples[0, 1] += 0.05
+    samples[1, 1] += 0.3
+    found = sp.classify_units(KEY, samples, bootstrap=Bootstrap(num_replicates=100))
+    assert found.significant[:, 1].all()
+    assert found.label.tolist() == ["dead", "monosemantic"]
+
+
+def test_an_effect_on_the_only_factor_read_leaves_open_how_many_there_are():
+    samples = planted()[:, 3:4]
+    found = sp.classify_units(KEY, samples, num_flips=999)
+    assert np.all(found.label[ONE] == "undetermined")
+    assert np.all(found.label[NOTHING] == "dead")
+    assert np.mean(found.label[NOISE] == "undetected") > 0.8
 
 
 def test_stricter_thresholds_leave_more_undetermined(classes):

@@ -20,6 +20,7 @@ from scipy import special
 from vaecausal_jax.effects.unit_effects import effective_units
 from vaecausal_jax.inference import (
     Bootstrap,
+    equivalence_test,
     expanded_level,
     false_discovery,
     resample_ratio,
@@ -76,7 +77,10 @@ class UnitClasses(NamedTuple):
     """A verdict on every unit, and what it rests on.
 
     Attributes:
-        label: (units,): ``"dead"``, ``"monosemantic"``, ``"polysemantic"`` or ``"undetermined"``.
+        label: (units,): ``"dead"``, ``"undetected"``, ``"monosemantic"``, ``"polysemantic"`` or
+            ``"undetermined"``.
+        negligible: (units,): p-value of some effect as large as the margin, adjusted for false
+            discoveries over units; NaN of units with NaN.
         significant: (units, factors): effects that survive the false discovery rate.
         share: (units, factors): estimated shares of the unit's energy; NaN without any.
         low: (units, factors): lower ends of the shares' intervals; NaN without any.
@@ -85,6 +89,7 @@ class UnitClasses(NamedTuple):
     """
 
     label: np.ndarray
+    negligible: np.ndarray
     significant: np.ndarray
     share: np.ndarray
     low: np.ndarray
@@ -178,20 +183,22 @@ def classify_units(
     samples: ArrayLike,
     *,
     q: float = 0.05,
+    margin: float = 0.1,
     min_top_share: float = 0.5,
     min_share: float = 0.1,
     num_flips: int = 9999,
     bootstrap: Bootstrap = Bootstrap(),
 ) -> UnitClasses:
-    """Sorts units into dead, monosemantic, polysemantic and undetermined, with the evidence.
+    """Sorts units by how many factors they act on, with the evidence.
 
-    - dead: no significant effect. Absence of evidence: whether the effect is small is for
-      ``inference.equivalence_test`` to say.
+    - dead: every effect is shown to be smaller than ``margin``, significant or not: two one-sided
+      tests, whose largest p over factors is adjusted for false discoveries over units.
+    - undetected: no effect was found, and none was shown to be small: the images did not suffice.
     - monosemantic: one significant effect, and its share is above ``min_top_share`` with its whole
       interval.
     - polysemantic: two or more significant effects whose shares are above ``min_share`` with their
       whole intervals.
-    - undetermined: anything else.
+    - undetermined: anything else, so every unit with an effect on the only factor there is.
 
     Significance is by sign flips, adjusted for false discoveries over all (unit, factor). Shares
     are of unbiased energies, cut off at zero, with percentile bootstrap intervals over images,
@@ -201,16 +208,17 @@ def classify_units(
         key: Typed PRNG key.
         samples: (units, factors, images): paired signed effects, in units of each read-out's SD.
         q: False discovery rate.
+        margin: Largest effect that counts as none, in SD of the read-out.
         min_top_share: What the one factor of a monosemantic unit must exceed.
         min_share: What each factor of a polysemantic unit must exceed.
         num_flips: Random flips behind the tests. No p is below 1 / (1 + num_flips): finding a lone
             effect among m tests takes more than m / q.
         bootstrap: How the shares' intervals are made, by percentiles and without clusters. Too few
-            replicates give none, and no verdict but dead or undetermined.
+            replicates give none, and no unit is monosemantic or polysemantic.
 
     Raises:
-        ValueError: Not (units, factors, images) with at least two of the last two, a
-            threshold or level outside (0, 1), or clusters or another ``interval``.
+        ValueError: Not (units, factors, images) with at least two images, a threshold or level
+            outside (0, 1), a negative margin, or clusters or another ``interval``.
     """
     num_replicates, level, _, _ = bootstrap.without("classify_units", "clusters", "interval")
     for word, value in {
@@ -221,19 +229,24 @@ def classify_units(
     }.items():
         if not 0.0 < value < 1.0:
             raise ValueError(f"{word} must lie between 0 and 1, got {value}.")
-    samples = _checked_samples(samples)
+    samples = _checked_samples(samples, least_factors=1)
     flip_key, weight_key = jax.random.split(key)
     test = sign_flip_test(samples, key=flip_key, num_flips=num_flips)
     significant = false_discovery(test.p_value) <= q
+    # The largest p-value tests that some effect is large against that all are small.
+    negligible = false_discovery(equivalence_test(samples, margin).max(axis=1))
     share, low, high = map(np.asarray, _share_intervals(weight_key, samples, level, num_replicates))
     count = significant.sum(1)
     top = np.where(np.isnan(share).all(1), -1, np.argmax(np.nan_to_num(share, nan=-1.0), axis=1))
     one = (count == 1) & np.any(significant & (low > min_top_share), axis=1)
+    one &= samples.shape[1] > 1
     several = np.sum(significant & (low > min_share), axis=1) >= 2
     label = np.select(
-        [count == 0, one, several], ["dead", "monosemantic", "polysemantic"], "undetermined"
+        [negligible <= q, count == 0, one, several],
+        ["dead", "undetected", "monosemantic", "polysemantic"],
+        "undetermined",
     )
-    return UnitClasses(label, significant, share, low, high, top)
+    return UnitClasses(label, negligible, significant, share, low, high, top)
 
 
 def capacity(directions: Array) -> Array:
@@ -279,12 +292,13 @@ def _num_factors(energies: Array) -> int:
     return num_factors
 
 
-def _checked_samples(samples: ArrayLike) -> Array:
+def _checked_samples(samples: ArrayLike, *, least_factors: int = 2) -> Array:
     samples = jnp.asarray(samples, float)
-    if samples.ndim != 3 or min(samples.shape[1:]) < 2 or samples.shape[0] < 1:
+    least = (1, least_factors, 2)
+    if samples.ndim != 3 or any(n < m for n, m in zip(samples.shape, least, strict=True)):
         raise ValueError(
-            f"samples has shape {samples.shape}, expected (units, factors, images), at least two "
-            "factors and two images."
+            f"samples has shape {samples.shape}, expected (units, factors, images), at least "
+            f"{'two factors' if least_factors > 1 else 'one factor'} and two images."
         )
     return samples
 

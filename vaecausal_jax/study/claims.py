@@ -76,9 +76,9 @@ class Claims(NamedTuple):
         order: Effect to the comparisons that FactorVAE > VAE > beta-VAE makes.
         channels: Encoder channels of each model by the number of factors of which they mediate more
             than 0.7 with their whole interval: family to (seeds, 3) counts of none, one, several.
-        dead: Share of dead units, by family.
-        specificity: Specificity of the others minus its null, by family.
-        paper_specificity: The paper's S of the others, median over units, by family.
+        dead: Share of units shown to do nothing, by family.
+        specificity: Specificity of units that do anything minus its null, by family.
+        paper_specificity: The paper's S of the same, median over units, by family.
     """
 
     correlation: dict[str, tuple[Estimate, Estimate]] | None
@@ -153,7 +153,9 @@ def judge_claims(
             for effect in EFFECTS
         },
         channels={family: _detectors(mediated, usable & (titles == family)) for family in families},
-        dead=by_family(lambda e: np.mean(e.classes.label == "dead"), "share of dead units"),
+        dead=by_family(
+            lambda e: np.mean(e.classes.label == "dead"), "share of units shown to be dead"
+        ),
         specificity=by_family(
             lambda e: (
                 np.nanmean(np.append(e.specificity.corrected, np.nan))

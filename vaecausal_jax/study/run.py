@@ -234,7 +234,8 @@ def study_stack(
     estimates = estimate_all(config, data, arrays)
     quality = readout_quality(inputs, arrays["codes"], inputs.readout)
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        effects_of = functools.partial(factor_effects, config, data, arrays)
+        readable = quality.readable(trained.labels, trained.verdicts)
+        effects_of = functools.partial(factor_effects, config, data, arrays, readable)
         factors = list(pool.map(effects_of, range(len(trained.labels))))
     if found:
         own = {name: values[:num] for name, values in circuit_values(found).items()}
