@@ -1,9 +1,9 @@
 """Circuits of every factor, and what the graph of effects between units looks like, in all models.
 
-``measure`` has patched every unit between minimal pairs, both ways; one half of the pairs finds a
-factor's circuit, the other judges it. What runs here are the circuits and the effects of units on
-the units that read them, each one program for all models of an architecture. Untrained networks go
-the same way: what they show too, training has not made.
+``measure`` has patched every unit between minimal pairs, both ways: they find a factor's circuit,
+and the pairs that were drawn for swaps judge it. What runs here are the circuits and the effects of
+units on the units that read them, each one program for all models of an architecture. Untrained
+networks go the same way: what they show too, training has not made.
 """
 
 import concurrent.futures
@@ -36,7 +36,7 @@ from vaecausal_jax.circuits.tasks import (
 )
 from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects.paths import INPUT, Pair
-from vaecausal_jax.inference import Estimate, split_halves
+from vaecausal_jax.inference import Estimate
 from vaecausal_jax.interventions.sites import Trace, outputs
 from vaecausal_jax.models import Model
 from vaecausal_jax.processes import to_host
@@ -51,8 +51,8 @@ ABLATIONS = ("corrupt", "resample", "mean", "zero")
 MOTIFS = ("bi_fan", "diamond", "coherent_diamond")
 """Motifs that degrees do not fix, and that a network without skips has a place for."""
 
-LEAST_PAIRS = 16
-"""Minimal pairs of a factor from which on its circuits are sought: eight find, eight judge."""
+LEAST_PAIRS = (16, 8)
+"""Minimal pairs, and swap pairs, of a factor from which on its circuits are sought and judged."""
 
 _NUM_NULL = 20
 """Null graphs, and random circuits of a circuit's size, of each model: means over seeds count."""
@@ -63,7 +63,7 @@ _MIN_EDGE = 0.01
 
 def has_circuits(config: StudyConfig) -> bool:
     """Whether a study has pairs enough for circuits."""
-    return config.num_pairs >= LEAST_PAIRS
+    return config.num_pairs >= LEAST_PAIRS[0] and config.num_swap_pairs >= LEAST_PAIRS[1]
 
 
 def untrained(config: StudyConfig, model: Model) -> Any:
@@ -103,19 +103,17 @@ def circuit_arrays(
         of its count over its null's mean. NaN where there is no circuit, edge or motif.
     """
     nodes = tuple(unit_sites(arrays))
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 14), 3)
-    halves = split_halves(keys[0], jnp.arange(config.num_pairs))
-    explore, confirm = (np.asarray(half) for half in halves)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 14))
     names = list(range(inputs.pairs.change.shape[0]))
     outcome = image_outcome if config.mediation_outcome == "image" else outputs
-    pairs = jax.tree.map(lambda a: a[:, confirm], inputs.pairs)
+    pairs = jax.tree.map(lambda a: a[:, : config.num_pairs], inputs.swaps)
     images = inputs.x[: config.num_unit_images], inputs.eps[: config.num_unit_images]
     one = jax.tree.map(lambda leaf: leaf[0], (params, pairs))
     masks = {n: jnp.zeros((2 + len(SHARES), model.sites[n].num_units), bool) for n in nodes}
     begin(0)
     lowered = (
         jax.jit(_graph(model, nodes)).lower(one[0], *images),
-        jax.jit(_judge(model, nodes, outcome)).lower(one[0], masks, one[1], keys[1]),
+        jax.jit(_judge(model, nodes, outcome)).lower(one[0], masks, one[1], keys[0]),
     )
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         graph_of, judge = pool.map(compile_for_few_runs, lowered)
@@ -124,13 +122,13 @@ def circuit_arrays(
         begin(number)
         own = jax.tree.map(lambda leaf, i=number: leaf[i], params)
         edges = graph_of(own, *images)
-        found = {k: _found(arrays, nodes, number, k, explore, config.num_pairs) for k in names}
+        found = {k: _found(arrays, nodes, number, k, config.num_pairs) for k in names}
         metric = []
         for k, one in found.items():
             stack = stack_circuits([one.circuit, *(select_top(one.scores, n) for n in _sizes(one))])
-            metric.append(judge(own, stack, jax.tree.map(lambda a, k=k: a[k], pairs), keys[1]))
+            metric.append(judge(own, stack, jax.tree.map(lambda a, k=k: a[k], pairs), keys[0]))
         graph = _effect_graph(nodes, to_host(edges))
-        key = jax.random.fold_in(keys[2], number)
+        key = jax.random.fold_in(keys[1], number)
         rows.append(
             {
                 "mask": np.stack([flat_scores(one.circuit)[0] for one in found.values()]) > 0,
@@ -193,17 +191,24 @@ def _found(
     nodes: tuple[str, ...],
     model: int,
     factor: int,
-    explore: np.ndarray,
     num_pairs: int,
 ) -> SelectedCircuit:
-    """A factor's circuit, from the half of its pairs that is there to find it."""
-    own = factor * num_pairs + explore
+    """A factor's circuit, from all units patched between its pairs.
+
+    Of a factor that changes nothing no part carries a share, and all are undecided.
+    """
+    own = slice(factor * num_pairs, (factor + 1) * num_pairs)
 
     def samples(name: str) -> dict[str, np.ndarray]:
         return {node: arrays[f"site/{node}"][name][model][:, own] for node in nodes}
 
     total = float(arrays[f"site/{nodes[0]}"]["total"][model, 0, own].mean())
-    return select_circuit(Arms(samples("total_total"), samples("total_pure")), total or np.nan)
+    arms = Arms(samples("total_total"), samples("total_pure"))
+    if total == 0:
+        none = {node: np.zeros(len(effects), bool) for node, effects in arms.noising.items()}
+        scores = {node: mask.astype(float) for node, mask in none.items()}
+        return SelectedCircuit(none, scores, {node: ~mask for node, mask in none.items()})
+    return select_circuit(arms, total)
 
 
 def _sizes(found: SelectedCircuit) -> list[int]:

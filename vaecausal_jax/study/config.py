@@ -80,6 +80,8 @@ class StudyConfig:
         num_images: Images for health, strength and dose-response of latents.
         num_unit_images: Of these, the ones that hidden units are resampled on.
         num_pairs: Minimal pairs per factor, for patching and mediation.
+        num_swap_pairs: Those in which the latent of one factor is swapped, for the graph of
+            factors; ``num_pairs`` if 0.
         num_score_images: Images whose codes are scored by the disentanglement metrics.
         doses: Sizes of the shifts of a latent, in standard deviations of its aggregate posterior;
             each is given with both signs.
@@ -124,6 +126,7 @@ class StudyConfig:
     num_codes: int = 64
     code_size: int = 16
     num_untrained: int = 0
+    num_swap_pairs: int = 0
 
     @property
     def trains(self) -> bool:
@@ -131,7 +134,7 @@ class StudyConfig:
         return self.data != "pretrained" and self.models == "train"
 
 
-_MORE = {"num_images": 256, "num_unit_images": 64, "num_pairs": 64, "num_score_images": 6000}
+_MORE = {"num_images": 256, "num_unit_images": 48, "num_pairs": 32, "num_swap_pairs": 256}
 """More probes than the quick study's."""
 
 
@@ -139,8 +142,9 @@ def _of_zoo(name: str, world: str, num_seeds: int, **probes: Any) -> StudyConfig
     """A study of the six families that ship, beside untrained networks."""
     usual: dict[str, Any] = {
         "num_images": 128,
-        "num_unit_images": 48,
+        "num_unit_images": 32,
         "num_pairs": 16,
+        "num_swap_pairs": 64,
         "num_score_images": 2000,
         "num_untrained": 2,
     }
@@ -265,8 +269,11 @@ def check_config(config: StudyConfig, data_path: str | None = None) -> None:
             f"doses must be positive and increasing, each is given with both signs; got "
             f"{config.doses}."
         )
-    if config.num_untrained < 0:
-        raise ValueError(f"num_untrained must not be negative, got {config.num_untrained}.")
+    if config.num_untrained < 0 or config.num_swap_pairs < 0:
+        raise ValueError(
+            f"num_untrained {config.num_untrained} and num_swap_pairs {config.num_swap_pairs} must "
+            "not be negative."
+        )
     if config.num_score_images < 500:
         raise ValueError(
             f"num_score_images {config.num_score_images} is too few to score codes with; it must "
@@ -357,6 +364,7 @@ _ADDED = (
     "num_codes",
     "code_size",
     "num_untrained",
+    "num_swap_pairs",
 )
 
 

@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
         eps: (images, latents).
         prior: Two independent prior draws, (2, images, latents).
         pairs: Minimal pairs of every factor, turned so that it grows: (factors, pairs, ...).
+        swaps: More of them, in which the latent of one factor is swapped.
         score_x: Images whose codes the disentanglement metrics read, (score images, ...).
         score_factors: Their factor levels.
         readout: Reads factors off an image.
@@ -35,6 +36,7 @@ class Inputs(NamedTuple):
     eps: Array
     prior: Array
     pairs: Pairs
+    swaps: Pairs
     score_x: Array
     score_factors: Array
     readout: Readout
@@ -49,15 +51,34 @@ def make_inputs(config: StudyConfig, data: Dataset, model: Model, readout: Reado
     score_factors = sample_factors(score_key, data, config.num_score_images)
     render = jax.jit(images)
     draw_pairs = jax.jit(factor_pairs, static_argnums=(2, 3, 4))
+    pairs = draw_pairs(pair_key, data, readout.codes, config.num_pairs, model.noise_shape)
+    swaps = pairs
+    if num := config.num_swap_pairs:
+        key = jax.random.fold_in(pair_key, 1)
+        swaps = draw_pairs(key, data, readout.codes, num, model.noise_shape)
     return Inputs(
         x=render(data, sample_factors(image_key, data, config.num_images)),
         eps=jax.random.normal(noise_key, noise),
         prior=jax.random.normal(prior_key, (2, *noise)),
-        pairs=draw_pairs(pair_key, data, readout.codes, config.num_pairs, model.noise_shape),
+        pairs=pairs,
+        swaps=swaps,
         score_x=render(data, score_factors),
         score_factors=score_factors,
         readout=readout,
     )
+
+
+def entropy_floor(x: Array) -> Array:
+    """Entropy of the pixels of images in nats per image, mean over images.
+
+    Under a Bernoulli likelihood no reconstruction of a grey pixel costs less: the cross-entropy is
+    least, and is the pixel's own entropy, where the model gives exactly its value.
+
+    Args:
+        x: (images, height, width, channels) in [0, 1].
+    """
+    entropy = jax.scipy.special.entr(x) + jax.scipy.special.entr(1.0 - x)
+    return entropy.sum(axis=(1, 2, 3)).mean()
 
 
 def image_outcome(trace: Trace) -> Array:

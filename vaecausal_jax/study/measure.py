@@ -97,7 +97,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     chosen = jnp.argmax(by_factor, axis=1)
     swapped = factor_graphs.swap_effects(
         model.bind(params),
-        inputs.pairs,
+        inputs.swaps,
         mediators.group(model.sites, "latent/z"),
         jax.nn.one_hot(chosen, by_factor.shape[1], dtype=bool),
         outcome=inputs.readout.outcome(jax.nn.sigmoid),

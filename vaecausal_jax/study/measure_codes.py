@@ -85,7 +85,7 @@ def _input_level(model: Model, params: Any, inputs: Inputs) -> dict[str, Array]:
     chosen = jnp.argmax(by_factor, axis=1)
     swapped = factor_graphs.swap_effects(
         model.bind(params),
-        inputs.pairs,
+        inputs.swaps,
         mediators.position(model.sites, CODES),
         jnp.stack(jnp.unravel_index(chosen, shape), axis=-1),
         outcome=inputs.readout.outcome(jax.nn.sigmoid),

@@ -348,7 +348,7 @@ def _train(
             "mediation_outcome",
         ):
             del spec[irrelevant]
-        for irrelevant in ("num_shuffles", "num_untrained"):  # Named where not the default.
+        for irrelevant in ("num_shuffles", "num_untrained", "num_swap_pairs"):  # Only if set.
             spec.pop(irrelevant, None)
         checkpoints = store.checkpoint_folder(folder, title)
         state, history = train_resumably(

@@ -59,13 +59,15 @@ class StudyCommand:
         seeds: Number of trained models per family, if other than the preset's.
         steps: Number of gradient steps, if other than the preset's.
         print_config: Print the config as JSON and stop.
-        compilation_cache: Folder of compiled programs, which the next run starts from; if not given,
-            the user's folder of caches, or what VAECAUSAL_COMPILATION_CACHE names.
+        compilation_cache: Folder of compiled programs, which the next run starts from. If not
+            given, what VAECAUSAL_COMPILATION_CACHE names, or else the user's folder of caches.
         no_compilation_cache: Compile everything afresh, and keep nothing.
     """
 
     out: pathlib.Path = pathlib.Path("runs/study")
-    preset: Literal["quick", "zoo", "dsprites", "pretrained"] = "quick"
+    preset: Literal["quick", "train", "paper", "paper-without-causes", "dsprites", "pretrained"] = (
+        "quick"
+    )
     config: pathlib.Path | None = None
     data: pathlib.Path | None = None
     seeds: int | None = None

@@ -29,10 +29,12 @@ GRAPH = {
 
 def circuits(summary: Summary) -> str:
     """The section of circuits, or how many pairs it takes."""
+    config = summary["config"]
     if "circuits" not in summary:
         return (
-            "<p>Circuits take 16 minimal pairs of each factor, of which half find and half judge; "
-            f"this study has {summary['config']['num_pairs']}.</p>"
+            "<p>Circuits take 16 minimal pairs of each factor (num_pairs), which find them, and 8 "
+            "others (num_swap_pairs), which judge; this study has "
+            f"{config['num_pairs']} and {config.get('num_swap_pairs', 0)}.</p>"
         )
     rows = {
         family_label(family): summary["families"][family]
@@ -41,12 +43,12 @@ def circuits(summary: Summary) -> str:
     }
     for title, values in summary["circuits"]["untrained"].items():
         rows[title] = {name: _over_networks(np.asarray(own, float)) for name, own in values.items()}
-    half = summary["config"]["num_pairs"] // 2
+    others = min(config["num_pairs"], config["num_swap_pairs"])
     return (
         "<p>A factor's circuit: the units that carry more than 1% of its effect, noised or "
-        f"denoised (FDR 5%), by {summary['config']['num_pairs'] - half} minimal pairs. The other "
-        f"{half} judge it: faithfulness is the share of the effect that is left when all other "
-        "units are held at the unchanged image; CPR the same of the best units, averaged over all "
+        f"denoised (FDR 5%), by {config['num_pairs']} minimal pairs. {others} others judge "
+        "it: faithfulness is the share of the effect that is left when all other units are "
+        "held at the unchanged image; CPR the same of the best units, averaged over all "
         "sizes. Undecided units are in no circuit and not shown to carry less than 1%. Overlap is "
         "the Jaccard likeness of two factors' circuits minus that of random circuits of their "
         "sizes.</p>"
