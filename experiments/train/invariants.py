@@ -11,7 +11,7 @@
 Numbers are largest differences over pairs of images, relative to the largest total effect. Those to
 be met bit for bit may not differ at all, the others by 1e-5; NaN is a failure.
 
-    python experiments/quick/invariants.py --study runs/quick
+    python experiments/train/invariants.py --study runs/train
 """
 
 import argparse
@@ -97,7 +97,7 @@ def deviations(model, params, x0, x1, eps):
 def main():
     """Prints a row a model, and fails where a fact does."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--study", type=pathlib.Path, default=pathlib.Path("runs/quick"))
+    parser.add_argument("--study", type=pathlib.Path, default=pathlib.Path("runs/train"))
     parser.add_argument("--num-pairs", type=int, default=8, help="minimal pairs a factor")
     arguments = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
