@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -14,22 +15,29 @@ from vaecausal_jax import inference
 from vaecausal_jax.study.claims import RANKED, judge_claims
 from vaecausal_jax.study.config import DATA as STUDIED
 from vaecausal_jax.study.factors import CLASSES
+from vaecausal_jax.study.inputs import entropy_floor
 from vaecausal_jax.study.report import (
     claims,
+    evidence,
     factor_findings,
     figures,
+    findings,
     page,
     panels,
     strength_findings,
     trust,
     write_report,
 )
+from vaecausal_jax.study.report.captions import CAPTIONS
 from vaecausal_jax.study.report.labels import (
     COMPARED,
     DATA,
     SCORES,
     STRENGTHS,
     family_label,
+    fixed,
+    hundredths,
+    number,
     percent,
 )
 
@@ -259,6 +267,8 @@ def make_effects(rng, titles, seeds, factors, latents, models, nan):
     )
     support = np.broadcast_to([0.001, 0.4, 0.3, 0.002], (*lead, latents, 4))
     agreement = rng.uniform(size=(*lead, len(units)))
+    label = rng.choice(CLASSES, (*lead, len(units))).astype("U20")
+    top = rng.integers(len(factors), size=(*lead, len(units)))
     kl = rng.uniform(0, 2, (*lead, latents))
     kl[..., -1] = 0.001
     return xr.Dataset(
@@ -270,6 +280,13 @@ def make_effects(rng, titles, seeds, factors, latents, models, nan):
             "factor_to_latent": three("factor", "latent"),
             "dose_support": (("family", "seed", "latent", "dose"), support),
             "read_write_agreement": (("family", "seed", "unit"), agreement),
+            "unit_class": (("family", "seed", "unit"), label),
+            "top_factor": (("family", "seed", "unit"), top),
+            **{
+                f"score_{name}{end}": (("family", "seed"), rng.uniform(size=lead))
+                for name in SCORES
+                for end in ("", "_chance")
+            },
             "kl_per_latent": (("family", "seed", "latent"), kl),
         },
         coords={
@@ -405,7 +422,7 @@ def test_sentences_are_computed_from_the_effects(trained):
     _, path, summary = trained
     _, effects, _ = make_study(excluded=[("beta_vae_4", 1)])
     kl = effects.kl_per_latent.sel(family="vae", seed=0).values
-    said = f"z{kl.argmax()} carries most, {kl.max():.2f} of {kl.sum():.2f} nats."
+    said = f"of {kl.sum():.2f} nats {kl.max():.2f} in z{kl.argmax()} and "
     text = Page(path.read_text()).text
     assert said in text
     hidden = effects.proportion_mediated.sel(family="factor_vae_10", seed=0, statistic="value")
@@ -503,13 +520,13 @@ def test_claims_that_a_study_cannot_speak_to_are_not_judged():
 
 
 def test_readouts_that_fail_on_reconstructions_are_warned_of():
-    summary, effects, _ = make_study(factors=("shape", "x", "hue"))
-    text = words_of(trust.readout(summary, effects))
+    summary, _, _ = make_study(factors=("shape", "x", "hue"))
+    text = words_of(trust.readout(summary))
     assert "Below 0.7 on reconstructions" in text
     assert "VAE: shape; beta-VAE (4): shape; FactorVAE (10): shape" in text
     for quality in summary["readout"]["reconstructed"]:
         quality["shape"] = 0.71
-    assert "Below 0.7" not in words_of(trust.readout(summary, effects))
+    assert "Below 0.7" not in words_of(trust.readout(summary))
 
 
 def test_share_of_runs_off_the_support_is_the_summary_s():
@@ -531,6 +548,7 @@ def test_effect_strengths_are_drawn_as_sums_over_latents_but_the_paper_s_as_a_me
 
 def test_factor_graph_is_the_mean_over_usable_seeds():
     summary, effects, _ = make_study(("vae",), seeds=3, excluded=[("vae", 2)])
+    read_well(summary)
     for seed, graph in enumerate(summary["factor_graphs"]):
         graph["effect"]["value"] = [[1.0, 0.2 * seed], [0.0, 1.0]]
         graph["adjacency"] = [[False, seed > 0], [False, False]]
@@ -549,7 +567,8 @@ def test_factor_graph_is_the_mean_over_usable_seeds():
     assert titles[:2] == ["VAE\n1 of 2 factors moved", "True graph\n1 edge"]
     (said,) = factor_findings.say_graph(summary, effects, {})
     assert "for 1 of 2 factors per model" in said
-    assert "Of 2 possible edges 0.5 are found per model and 1.5 are undecided" in said
+    assert "Of 2 possible edges between factors that can be read 0.5 are found" in said
+    assert "per model and 1.5 are undecided" in said
     assert said.endswith("F1 against the true graph is 0.50.")
     for graph in summary["factor_graphs"]:
         graph |= {"control": [False, False], "score": None}
@@ -557,18 +576,294 @@ def test_factor_graph_is_the_mean_over_usable_seeds():
     assert said.endswith("its graph shows nothing.")
 
 
+# --- only what is so ----------------------------------------------------------------------------
+
+
+def read_well(summary, **others):
+    """Every factor is read off every model, but for what is told otherwise."""
+    for quality in summary["readout"]["reconstructed"]:
+        quality |= dict.fromkeys(quality, 0.95) | others
+
+
+def everything_said(summary, effects, pictures=None):
+    """All sentences of all figures."""
+    found = {
+        name: caption.findings(summary, effects, pictures or {})
+        for name, caption in CAPTIONS.items()
+        if name not in FEW or summary["claims"]["correlation"]
+    }
+    return [sentence for sentences in found.values() for sentence in sentences]
+
+
+OF_READ_OUTS = ("factor_doses", "factor_graph", "read_write", "unit_classes")
+
+
+def said_of_read_outs(summary, effects):
+    return " ".join(s for n in OF_READ_OUTS for s in CAPTIONS[n].findings(summary, effects, {}))
+
+
+def test_no_sentence_that_rests_on_read_outs_is_about_a_factor_below_the_gate():
+    summary, effects, _ = make_study(factors=("blurry", "x", "hue"))
+    for name in ("factor_response", "write"):  # What cannot be read seems to move most.
+        effects[name].loc[{"factor": "blurry"}] += 9.0
+    effects["top_factor"][:] = 0
+    read_well(summary)
+    assert "blurry" in said_of_read_outs(summary, effects)
+    read_well(summary, blurry=0.69)
+    effects["top_factor"][:] = 1
+    said = said_of_read_outs(summary, effects)
+    assert "blurry" not in said
+    assert "judged by x and hue" in said
+    read_well(summary, x=0.1, blurry=None, hue=0.2)
+    assert said_of_read_outs(summary, effects) == ""
+
+
+def test_the_gate_is_of_a_family_and_of_its_usable_seeds():
+    summary, _, _ = make_study(("vae", "beta_vae_4"), excluded=[("vae", 1)])
+    read_well(summary)
+    of_model = summary["readout"]["reconstructed"]
+    of_model[0]["x"], of_model[1]["x"], of_model[2]["x"], of_model[3]["x"] = 0.75, 0.0, 0.65, 0.7
+    text = words_of(trust.opening(summary))
+    assert "in VAE every factor can be read" in text
+    assert "in beta-VAE (4) shape can be read and x cannot" in text
+    read_well(summary, shape=0.1, x=0.1)
+    assert "in VAE and beta-VAE (4) no factor can be read" in words_of(trust.opening(summary))
+
+
+def test_the_page_opens_with_what_can_be_read(trained):
+    _, path, _ = trained
+    text = Page(path.read_text()).text
+    assert 0 < text.index("x can be read and shape cannot") < text.index("What was run")
+
+
+def test_figures_hatch_factors_that_cannot_be_read_and_captions_say_so():
+    summary, effects, _ = make_study(("vae",))
+
+    def hatched(name):
+        figure = figures.FIGURES[name](summary, effects, {})
+        return sum(patch.get_hatch() == "xxx" for axes in figure.axes for patch in axes.patches)
+
+    for name, num in (("read_write", 2), ("factor_graph", 2)):  # One row; a row and a column.
+        read_well(summary)
+        assert hatched(name) == 0
+        assert "ross-hatched" not in " ".join(CAPTIONS[name].marks(summary, effects, {}))
+        read_well(summary, shape=0.5)
+        assert hatched(name) == num
+        assert "ross-hatched" in " ".join(CAPTIONS[name].marks(summary, effects, {}))
+    assert "Dotted lines" in " ".join(CAPTIONS["factor_doses"].marks(summary, effects, {}))
+
+
+def test_classes_say_for_which_factor_and_tell_dead_from_not_found():
+    summary, effects, _ = make_study(("vae",), seeds=3)
+    read_well(summary)
+    effects["unit_class"][:] = "undetected"
+    effects["unit_class"][:, :, :6] = "monosemantic"
+    effects["unit_class"][:, :, 6] = "dead"
+    effects["top_factor"][:] = 0
+    effects["top_factor"][:, 0, 0] = 1
+    (said,) = factor_findings.say_classes(summary, effects, {})
+    num = effects.sizes["unit"]
+    assert f"{percent(6 / num)} [{percent(6 / num)}, {percent(6 / num)}] monosemantic" in said
+    assert "(17 for shape, 1 for x)" in said
+    assert "no effect found" in said
+    assert f"{percent(1 / num)} [{percent(1 / num)}, {percent(1 / num)}] shown to be dead" in said
+    assert "of 3 models" in said
+
+
+def spread_out(summary, effects, families_apart, seeds):
+    """Families whose every number is the same but for noise, or far apart."""
+    rng = np.random.default_rng(6)
+    for i, family in enumerate(summary["families"]):
+        shift = 5.0 * i * families_apart
+        for model in summary["models"]:
+            if model["family"] == family:
+                for name in COMPARED:
+                    model[name] = 10.0 + shift + 0.1 * rng.normal()
+        for name in STRENGTHS:
+            noise = 0.01 * rng.normal(size=(seeds, effects.sizes["latent"], 3))
+            effects[name].loc[{"family": family}] = 0.05 + 0.01 * noise + 0.02 * i * families_apart
+
+
+@pytest.mark.parametrize("seeds", [1, 3, 8])
+def test_families_that_tie_are_said_in_one_sentence_not_to_be_told_apart(seeds):
+    summary, effects, _ = make_study(seeds=seeds)
+    spread_out(summary, effects, 0, seeds)
+    for say in (findings.say_comparison, strength_findings.say_strengths):
+        (said,) = say(summary, effects, {})
+        words = "1 paired seed does" if seeds == 1 else f"{seeds} paired seeds do"
+        assert said.startswith(f"{words} not tell the families apart by ")
+        assert ("that takes 6 or more" in said) == (seeds < 6)
+
+
+def test_families_that_tie_are_told_apart_no_more_often_than_the_level_says():
+    def claims_something(seed):
+        rng = np.random.default_rng(seed)
+        values = {
+            name: {family: dict(enumerate(rng.normal(size=8))) for family in ALL[:3]}
+            for name in ("KL", "MIG")
+        }
+        return not evidence.say_apart(values)[0].startswith("8 paired seeds do not")
+
+    assert np.mean([claims_something(seed) for seed in range(400)]) < 0.08
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_families_far_apart_are_ranked_only_by_seeds_enough_to_claim_it(seeds):
+    summary, effects, _ = make_study(("vae", "beta_vae_4"), seeds=seeds)
+    spread_out(summary, effects, 1, seeds)
+    for say in (findings.say_comparison, strength_findings.say_strengths):
+        (said,) = say(summary, effects, {})
+        assert ("beta-VAE (4) is above VAE" in said) == (seeds >= 6)
+        assert ("not tell the families apart" in said) == (seeds < 6)
+
+
 def test_forms_of_effect_strength_that_order_families_differently_are_said_to():
-    summary, effects, _ = make_study(("vae", "beta_vae_4"))
-    for name in STRENGTHS:
-        effects[name].loc[{"family": "vae"}] = 0.9
-        effects[name].loc[{"family": "beta_vae_4"}] = 0.1
-    (agree,) = strength_findings.say_strengths(summary, effects, {})
-    assert "All forms agree" in agree
-    assert "VAE > beta-VAE (4) by" in agree
-    effects["paper_effect_strength"].loc[{"family": "vae"}] = 0.0
-    (differ,) = strength_findings.say_strengths(summary, effects, {})
-    assert "The forms give 2 orders" in differ
-    assert "beta-VAE (4) > VAE by Paper effect strength" in differ
+    summary, effects, _ = make_study(("vae", "beta_vae_4"), seeds=8)
+    spread_out(summary, effects, 1, 8)
+    effects["paper_effect_strength"][:] = 1.0 - effects["paper_effect_strength"]
+    up, down = strength_findings.say_strengths(summary, effects, {})
+    assert "total index from the prior" in up
+    assert "beta-VAE (4) is above VAE" in up
+    assert down.startswith("By paper effect strength (raw L2), VAE is above beta-VAE (4)")
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.2])
+@pytest.mark.parametrize("name", ["first_order_prior", "interaction_share_prior"])
+def test_nothing_is_said_by_shares_that_no_variance_can_have(name, value):
+    summary, effects, _ = make_study(("vae", "beta_vae_4"), seeds=8)
+    spread_out(summary, effects, 1, 8)
+    heading = {"f": "first-order index", "i": "interaction share"}[name[0]]
+    assert heading in " ".join(strength_findings.say_strengths(summary, effects, {}))
+    effects[name].loc[{"family": "vae", "seed": 3}] = 0.0
+    effects[name].loc[{"family": "vae", "seed": 3, "latent": 0}] = value
+    assert heading not in " ".join(strength_findings.say_strengths(summary, effects, {}))
+    assert "may leave the range from 0 to 1" in CAPTIONS["effect_strengths"].reading
+
+
+def test_the_largest_is_named_alone_only_where_its_interval_is_above_all_others():
+    value = np.array([0.34, 0.35, 0.1, np.nan])
+    assert evidence.leaders(value, value - 0.05, value + 0.05).tolist() == [1, 0]
+    assert evidence.leaders(value, value - 0.001, value + 0.001).tolist() == [1]
+    assert evidence.leaders(value, value * np.nan, value * np.nan).tolist() == [1, 0, 2]
+    assert evidence.leaders(*np.full((3, 2), np.nan)).size == 0
+
+
+def test_two_latents_that_are_not_told_apart_are_both_named_strongest():
+    summary, effects, _ = make_study(("vae",))
+    ends = np.zeros((8, 3))
+    ends[7], ends[2] = (0.35, 0.30, 0.40), (0.34, 0.29, 0.39)
+    effects["total_index_posterior"][:] = ends
+    (said,) = findings.say_latent(summary, effects, {})
+    assert "not told apart, are z7 (0.35 [0.30, 0.40]) and z2 (0.34 [0.29, 0.39])" in said
+    effects["total_index_posterior"][:, :, 2] = 0.1
+    (said,) = findings.say_latent(summary, effects, {})
+    assert "the strongest latent in use is z7, total index 0.35 [0.30, 0.40]" in said
+
+
+def test_sentences_of_one_seed_name_it():
+    summary, effects, _ = make_study(excluded=[("beta_vae_4", 0)])
+    read_well(summary)
+    for say in (
+        findings.say_traversals,
+        findings.say_input,
+        findings.say_latent,
+        findings.say_units,
+        factor_findings.say_read_write,
+        factor_findings.say_doses,
+    ):
+        said = say(summary, effects, {})
+        assert [s.partition(", seed ")[2][:1] for s in said] == ["0", "1", "0"], said
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.2, 0.21, 0.22], "above chance by 0.21 [0.19, 0.23]"),
+        ([0.2, -0.1, 0.05], "not shown to differ from chance, by 0.05 ["),
+        ([-0.2, -0.21, -0.22], "below chance by 0.21 [0.19, 0.23]"),
+        ([0.2], "0.20 away from chance, without an interval"),
+    ],
+)
+def test_a_score_is_above_chance_or_below_or_not_shown_to_differ(values, words):
+    summary, effects, _ = make_study(("vae",), seeds=len(values))
+    chance = effects["score_mig_chance"].values
+    effects["score_mig"] = effects["score_mig_chance"].copy(data=chance + np.array([values]))
+    said = strength_findings.say_scores(summary, effects, {})
+    (mig,) = (sentence for sentence in said if sentence.startswith("MIG is "))
+    assert words in mig
+    assert mig.endswith("in VAE.")
+    excess = inference.over_seeds(np.array(values), num_inputs=8, intervention="none")
+    summary["families"]["vae"]["modularity_excess_decoder"] = plain(excess)
+    (first, *_) = strength_findings.say_modularity(summary, effects, {})
+    assert words.replace("chance", "its null") in first
+    summary["claims"]["specificity"] = {"vae": plain(excess)}
+    assert words.replace("chance", "that of noise") in words_of(claims.claims(summary))
+
+
+def test_the_floor_of_grey_pixels_is_taken_from_every_reconstruction_error():
+    x = np.zeros((3, 4, 4, 1), np.float32)
+    x[:, 0, 0], x[:, 1, 1], x[0, 2, 2] = 0.5, 1.0, 0.5
+    floor = float(entropy_floor(jnp.asarray(x)))
+    assert floor == pytest.approx(math.log(2) * 4 / 3)
+    summary, effects, _ = make_study(("vae",))
+    row = summary["families"]["vae"]["reconstruction"]
+    row |= {"value": 31.0, "low": 30.0, "high": 32.0}
+    (said,) = findings.say_comparison(summary, effects, {"entropy_floor": 12.7})
+    assert "12.7 nats are the entropy of the images' grey pixels" in said
+    assert "above it are 18.3 [17.3, 19.3] in VAE" in said
+    assert findings.say_comparison(summary, effects, {}) == []
+
+
+def test_a_flat_curve_is_no_convergence_where_the_learning_rate_decays():
+    summary, effects, _ = make_study(("vae",))
+    pictures = make_pictures(("vae",), 2, 8)
+
+    def reading():
+        return " ".join(CAPTIONS["training"].marks(summary, effects, pictures))
+
+    assert "a flat end shows no convergence" in reading()
+    assert "Dashed" not in reading()
+    summary["config"]["decay_learning_rate"] = False
+    assert "undertrained" in reading()
+    summary["models"][1]["verdict"] = "diverged"
+    assert "Dashed lines are excluded models" in reading()
+
+
+@pytest.mark.parametrize("value", [-0.001, -1e-12, 0.0, -0.0])
+def test_nought_has_no_sign(value):
+    for words in (
+        number(value, [1.0]),
+        hundredths(value),
+        fixed(value),
+        fixed(value, 1, sign=True),
+    ):
+        assert float(words) == 0
+        assert words[0] == "0"
+    assert fixed(0.26, 1, sign=True) == "+0.3"
+    assert fixed(-0.26, 1, sign=True) == "\N{MINUS SIGN}0.3"
+
+
+def test_no_sentence_ranks_by_the_largest_of_many_without_saying_how_it_was_chosen():
+    summary, effects, _ = make_study()
+    read_well(summary)
+    assert all("flattered" in said for said in findings.say_units(summary, effects, {}))
+    said = " ".join(everything_said(summary, effects, make_pictures(ALL[:3], 2, 8)))
+    for words in ("highest in", "lowest in", "carries most", "whatever their intervals", "-0.00"):
+        assert words not in said
+
+
+def test_differences_are_named_only_where_they_stand_out_from_all_that_were_looked_at():
+    far, near = (
+        plain(inference.over_seeds(center + np.arange(8.0), num_inputs=8, intervention="none"))
+        for center in (20.0, 0.0)
+    )
+    near |= {"value": 1.0, "low": 0.05, "high": 1.95}
+    rows = {"beta_vae_4": {name: near for name in COMPARED} | {"kl": far}}
+    chance, *_ = findings.say_differences(rows)
+    assert chance.startswith(f"{len(COMPARED)} of {len(COMPARED)} 95% intervals exclude 0")
+    assert "these differ: beta-VAE (4): KL to the prior higher." in chance
+    rows["beta_vae_4"]["kl"] = near
+    assert "none does" in findings.say_differences(rows)[0]
 
 
 def test_four_models_rank_nothing_alike_and_thirty_do():

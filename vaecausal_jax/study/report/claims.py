@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from vaecausal_jax.inference import Estimate, seeds_to_settle
+from vaecausal_jax.inference import MIN_SEEDS, Estimate, seeds_to_settle
+from vaecausal_jax.study.report.evidence import against_null
 from vaecausal_jax.study.report.labels import (
     EFFECTS,
     family_label,
+    fixed,
     hundredths,
     interval_of,
     join,
@@ -20,6 +22,7 @@ from vaecausal_jax.study.report.panels import Summary, as_estimate
 from vaecausal_jax.study.report.template import escape
 
 CONTROLS = 3
+ALPHA = 0.05
 
 
 def claims(summary: Summary) -> str:
@@ -28,7 +31,7 @@ def claims(summary: Summary) -> str:
         "Claim 1: effect strength and DCI disentanglement are negatively related": _relation,
         "Claim 2: FactorVAE has stronger effects than VAE, and VAE than beta-VAE": _order,
         "Claim 5: FactorVAE grows encoder channels that mediate over 0.7 of one factor": _channels,
-        "Claim 7: units are specific, once dead ones are left out": _specificity,
+        "Claim 7: units are specific, once those without an effect are left out": _specificity,
     }
     parts = []
     for title, tell in told.items():
@@ -95,12 +98,14 @@ def _order(claims: Mapping[str, Any]) -> list[str]:
             if not np.isfinite(difference.value):
                 sentences.append(f"By the {heading}, {first} and {second} share no usable seed.")
                 continue
-            way = "in the claimed order" if difference.value > 0 else "against the claimed order"
+            shown = difference.num_seeds >= MIN_SEEDS and compared["p_value"] <= ALPHA
+            order = "in the claimed order" if difference.value > 0 else "against the claimed order"
+            way = f", {order}" if shown else ""
             needed = compared["seeds_needed"]
             few = needed is not None and needed > difference.num_seeds
             settle = f" About {needed:,} paired seeds would settle it." if few else ""
             sentences.append(
-                f"By the {heading}, {first} minus {second} is {interval_of(difference)}, {way}. "
+                f"By the {heading}, {first} minus {second} is {interval_of(difference)}{way}. "
                 f"{compared['verdict']}{settle}"
             )
     return sentences or [
@@ -135,7 +140,8 @@ def _channels(claims: Mapping[str, Any]) -> list[str]:
 def _compared_channels(family: str, other: str, counts: Mapping[str, np.ndarray]) -> str:
     own, rest = counts[family][:, 1], counts[other][:, 1]
     gap = own.mean() - rest.mean()
-    words = f"{family_label(family)} minus {family_label(other)}: {gap:+.1f} detectors a model"
+    change = fixed(gap, 1, sign=True)
+    words = f"{family_label(family)} minus {family_label(other)}: {change} detectors per model"
     if min(len(own), len(rest)) < 2:
         return f"{words}; one seed per family shows no spread to judge it by."
     sd = math.sqrt((own.var(ddof=1) + rest.var(ddof=1)) / 2)
@@ -150,27 +156,30 @@ def _specificity(claims: Mapping[str, Any]) -> list[str]:
     sentences = []
     for family, excess in rows.items():
         dead = claims["dead"].get(family)
-        gone = f", {interval_of(as_estimate(dead), show=percent)} of units dead" if dead else ""
+        gone = (
+            f", {interval_of(as_estimate(dead), show=percent)} of units are shown to be dead"
+            if dead
+            else ""
+        )
         paper = claims["paper_specificity"].get(family)
         beside = f"; the paper's unbounded S is {interval_of(as_estimate(paper))}" if paper else ""
         sentences.append(
-            f"{family_label(family)}: specificity exceeds that of noise by "
-            f"{interval_of(excess, show=hundredths)} (of at most 1){gone}{beside}. "
-            f"{_above_null(excess)}"
+            f"{family_label(family)}: specificity is "
+            f"{against_null(excess, 'that of noise', show=hundredths)} (of at most 1){gone}"
+            f"{beside}. {_settled(excess)}"
         )
     return sentences
 
 
-def _above_null(excess: Estimate) -> str:
+def _settled(excess: Estimate) -> str:
     if not np.isfinite([excess.low, excess.high]).all():
         return "One seed shows no spread to judge it by."
-    if excess.low > 0:
-        return f"Above its null over {excess.num_seeds} seeds."
     n = excess.num_seeds
+    if excess.low > 0 or excess.high < 0:
+        return f"That is over {n} seeds."
     half = float(excess.high - excess.low) / 2
     sd = half * math.sqrt(n) / special.stdtrit(n - 1, 0.5 + excess.level / 2)
-    where = "Below its null" if excess.high < 0 else "Not told from its null"
-    return f"{where} over {n} seeds, {_seeds(float(excess.value), sd, num_seeds=n, paired=True)}."
+    return f"That is over {n} seeds, {_seeds(float(excess.value), sd, num_seeds=n, paired=True)}."
 
 
 def _seeds(difference: float, sd: float, *, num_seeds: int, paired: bool) -> str:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from vaecausal_jax.inference import Estimate
 from vaecausal_jax.study.report.labels import nats
@@ -98,6 +99,20 @@ def heat_map(
     axes.imshow(np.ma.masked_invalid(table), cmap=ramp, norm=norm, aspect="auto")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def hatch(axes: Axes, rows: np.ndarray, width: int, *, pattern: str = "xxx") -> None:
+    """Hatches rows of a heat map: their numbers show nothing."""
+    for row in rows:
+        corner = (-0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, width, 1, fill=False, hatch=pattern, lw=0, ec="#777777"))
+
+
+def hatch_columns(axes: Axes, columns: np.ndarray, height: int) -> None:
+    """Hatches columns of a heat map."""
+    for column in columns:
+        corner = (column - 0.5, -0.5)
+        axes.add_patch(Rectangle(corner, 1, height, fill=False, hatch="xxx", lw=0, ec="#777777"))
 
 
 def write_cells(

@@ -13,6 +13,8 @@ from matplotlib.patches import Patch, Rectangle
 from vaecausal_jax.study.report.drawing import (
     WIDTH,
     grid_shape,
+    hatch,
+    hatch_columns,
     heat_map,
     hide_rest,
     layer_axis,
@@ -40,7 +42,13 @@ CLASS_COLORS = {
     "monosemantic": "#0072B2",
     "polysemantic": "#E69F00",
     "undetermined": "#C9D3DA",
+    "undetected": "#F0F0F0",
     "dead": "#6B6B6B",
+}
+
+CLASS_WORDS = {name: name for name in CLASS_COLORS} | {
+    "undetected": "no effect found",
+    "dead": "shown to be dead",
 }
 
 MIN_SUPPORT = 0.01
@@ -50,7 +58,7 @@ NUM_LATENTS = 4
 
 
 def unit_classes(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Figure | None:
-    """Share of dead, monosemantic, polysemantic and undetermined units, layer by layer."""
+    """Share of the units of each class, layer by layer."""
     del pictures
     tables = summary["unit_classes"]
     shown = [p for p in panels(summary, effects) if p.family in tables]
@@ -80,7 +88,8 @@ def unit_classes(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
         axes.xaxis.set_tick_params(labelbottom=True)
     hide_rest(grid, len(shown))
     figure.supxlabel("share of a layer's units", fontsize=9.5)
-    legend_above(figure, [Patch(color=c) for c in CLASS_COLORS.values()], list(CLASS_COLORS))
+    handles = [Patch(color=color) for color in CLASS_COLORS.values()]
+    legend_above(figure, handles, [CLASS_WORDS[name] for name in CLASS_COLORS])
     return figure
 
 
@@ -107,6 +116,8 @@ def read_write(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fig
                 axes = grid[row, 2 * s + column]
                 order = _order(panel, site, tables[1][row])
                 heat_map(axes, own[row][:, order], cmap, norm)
+                if what == "write":
+                    hatch(axes, np.flatnonzero(~panel.readable), len(order))
                 num_units = own[row].shape[1]
                 first = 2 * s + column == 0
                 _name_map(axes, panel, names, site, order, num_units=num_units, first=first)
@@ -169,9 +180,11 @@ def factor_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
         heat_map(axes, graph.effect, "RdBu_r", norm)
         write_cells(axes, graph.effect, norm, "RdBu_r", digits=2 if len(names) < 6 else 1)
         _frame(axes, (graph.edges > 0.5) & np.isfinite(graph.effect))
-        for row in np.flatnonzero(graph.control <= 0.5):
-            width = len(names)
-            axes.add_patch(Rectangle((-0.5, row - 0.5), width, 1, fill=False, hatch="///", lw=0))
+        lost = np.flatnonzero(~graph.readable)
+        idle = np.flatnonzero(graph.readable & (graph.control <= 0.5))
+        hatch(axes, idle, len(names), pattern="///")
+        hatch(axes, lost, len(names))
+        hatch_columns(axes, lost, len(names))
         axes.set_title(f"{panel.label}\n{graph.controls} factors moved")
     truth, true = grid.flat[len(graphs)], np.asarray(summary["true_graph"], bool)
     heat_map(truth, np.where(np.eye(len(names), dtype=bool), np.nan, 0.0), "RdBu_r", norm)
@@ -209,16 +222,31 @@ def factor_doses(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> F
     grid = figure.subplots(len(shown), columns, squeeze=False, sharex=True, sharey="row")
     for row, panel in zip(grid, shown, strict=True):
         for axes, latent in zip(row, strongest_latents(panel)[:columns], strict=True):
-            _response_panel(axes, panel, int(latent), len(names))
+            _response_panel(axes, panel, int(latent))
         row[0].set_ylabel(f"{panel.label}, seed {panel.seed}\nchange (SD of factor)", fontsize=8.5)
     figure.supxlabel("dose (SD of the latent's aggregate posterior)", fontsize=9.5)
     handles = [Line2D([], [], color=PALETTE[f % len(PALETTE)]) for f in range(len(names))]
-    beyond = Line2D([], [], color="#777777", ls="--")
-    legend_above(figure, [*handles, beyond], [*names, "off the data's support"])
+    extra = {}
+    if leaves_support(shown):
+        extra["off the data's support"] = Line2D([], [], color="#777777", ls="--")
+    if not all(panel.readable.all() for panel in shown):
+        extra["cannot be read"] = Line2D([], [], color="#777777", ls=":")
+    legend_above(figure, [*handles, *extra.values()], [*names, *extra])
     return figure
 
 
-def _response_panel(axes: Axes, panel: Panel, latent: int, num_factors: int) -> None:
+def leaves_support(shown: Sequence[Panel]) -> bool:
+    """Whether some dose of a latent that is drawn is off the support of the data."""
+    drawn = [
+        panel.effects["dose_support"]
+        .transpose("latent", "dose")
+        .values[strongest_latents(panel)[:NUM_LATENTS]]
+        for panel in shown
+    ]
+    return any((support < MIN_SUPPORT).any() for support in drawn)
+
+
+def _response_panel(axes: Axes, panel: Panel, latent: int) -> None:
     own = panel.effects.isel(latent=latent)
     doses, at = own["dose"].values, np.searchsorted(own["dose"].values, 0.0)
     inside = np.insert(own["dose_support"].transpose("dose").values >= MIN_SUPPORT, at, True)
@@ -229,9 +257,12 @@ def _response_panel(axes: Axes, panel: Panel, latent: int, num_factors: int) -> 
     for low, high in ((x[0], x[middle][0]), (x[middle][-1], x[-1])):
         if high > low:
             axes.axvspan(low, high, color="#F1F1F1", zorder=0, lw=0)
-    for f in range(num_factors):
+    for f, readable in enumerate(panel.readable):
         color = PALETTE[f % len(PALETTE)]
         curve, low, high = (np.insert(ends[f], at, 0.0) for ends in response)
+        if not readable:
+            axes.plot(x, curve, ":", color=color, lw=1.0, alpha=0.6)
+            continue
         axes.fill_between(x, low, high, color=color, alpha=0.14, lw=0)
         axes.plot(x, curve, "--", color=color, lw=1.0, alpha=0.7)
         axes.plot(x[middle], curve[middle], "-", color=color, lw=1.4, marker=".", ms=4)

@@ -98,7 +98,14 @@ def number(value: Any, like: Any = None) -> str:
     if not np.isfinite(value):
         return "not finite"
     decimals = 2 if size == 0 else int(np.clip(2 - np.floor(np.log10(size)), 0, 8))
-    return f"{float(value):.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+    return fixed(value, decimals)
+
+
+def fixed(value: Any, decimals: int = 2, *, sign: bool = False) -> str:
+    """So many decimals; what rounds to 0 has no sign."""
+    rounded = round(float(value), decimals) + 0.0
+    words = f"{rounded:{'+' if sign and rounded else ''}.{decimals}f}"
+    return words.replace("-", "\N{MINUS SIGN}")
 
 
 def interval_of(estimate: Estimate, *, show: Callable[[Any, Any], str] = number) -> str:
@@ -123,8 +130,7 @@ def percent(value: Any, like: Any = None) -> str:
 def hundredths(value: Any, like: Any = None) -> str:
     """Two decimals, for numbers whose scale is known: correlations and the like."""
     del like
-    words = f"{round(float(value), 2) + 0.0:.2f}" if np.isfinite(value) else "not finite"
-    return words.replace("-", "\N{MINUS SIGN}")
+    return fixed(value) if np.isfinite(value) else "not finite"
 
 
 def join(words: list[str]) -> str:

@@ -30,7 +30,8 @@ def write_report(
         pictures: ``originals`` (8, height, width, channels) in [0, 1], ``reconstructions`` (models,
             8, ...), ``traversals`` (models, latents, 7, ...) and ``histories`` (family to loss term
             to (seeds, records)) with ``record_every``, gradient steps from one record to the next;
-            models as in ``summary["models"]``. A figure whose pictures are absent is left out.
+            ``entropy_floor``, as from ``inputs.entropy_floor``; models as in
+            ``summary["models"]``. A figure or sentence whose pictures are absent is left out.
 
     Returns:
         The path of the page.
@@ -50,7 +51,7 @@ def page(
     """The whole page as HTML; ``images`` are PNG files by figure name."""
     title = f"Causal interventions on {join([family_label(f) for f in families(summary)])}"
     figures = [
-        _figure(number, images[name], caption, caption.findings(summary, effects, pictures))
+        _figure(number, images[name], caption, summary, effects, pictures)
         for number, (name, caption) in enumerate(
             ((n, c) for n, c in CAPTIONS.items() if n in images), start=1
         )
@@ -58,6 +59,7 @@ def page(
     return PAGE.substitute(
         title=escape(title),
         style=STYLE,
+        opening=trust.opening(summary),
         study=sections.what_was_run(summary, effects),
         excluded=sections.excluded(summary),
         headline=sections.headline(summary),
@@ -66,7 +68,7 @@ def page(
         circuits=circuit_tables.circuits(summary),
         figures="\n".join(figures),
         claims=claims.claims(summary),
-        readout=trust.readout(summary, effects),
+        readout=trust.readout(summary),
         off_manifold=trust.off_manifold(summary, effects),
         units=sections.top_units(summary, effects),
         reading=sections.how_to_read(summary, effects),
@@ -75,7 +77,16 @@ def page(
     )
 
 
-def _figure(number: int, image: bytes, caption: Caption, findings: list[str]) -> str:
+def _figure(
+    number: int,
+    image: bytes,
+    caption: Caption,
+    summary: Summary,
+    effects: xr.Dataset,
+    pictures: Pictures,
+) -> str:
+    findings = caption.findings(summary, effects, pictures)
+    reading = " ".join([caption.reading, *caption.marks(summary, effects, pictures)])
     alt = f"{caption.title}. {' '.join(findings) or caption.reading}"
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in findings)
     found = f"<ul class='finding'>{items}</ul>" if items else ""
@@ -83,7 +94,7 @@ def _figure(number: int, image: bytes, caption: Caption, findings: list[str]) ->
     return (
         f"<figure><h3>Figure {number}. {escape(caption.title)}</h3>"
         f"<div class='wide'><img src='{source}' alt='{escape(alt)}'></div>"
-        f"<figcaption><p>{escape(caption.reading)}</p>{found}</figcaption></figure>"
+        f"<figcaption><p>{escape(reading)}</p>{found}</figcaption></figure>"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from vaecausal_jax.inference import Estimate, over_seeds
+from vaecausal_jax.study.gate import family_quality, is_readable
 from vaecausal_jax.study.report.labels import family_label
 
 Summary = Mapping[str, Any]
@@ -35,6 +36,7 @@ class Panel(NamedTuple):
         order: Latents, largest KL first.
         kl: KL of each latent in nats, in the latents' own order.
         color: The family's colour.
+        readable: Which factors can be read off the family's reconstructions, (factors,).
     """
 
     family: str
@@ -45,6 +47,12 @@ class Panel(NamedTuple):
     order: np.ndarray
     kl: np.ndarray
     color: str
+    readable: np.ndarray
+
+    @property
+    def place(self) -> str:
+        """What its numbers are of, in words."""
+        return f"{self.label}, seed {self.seed}"
 
 
 def as_estimate(values: Any) -> Estimate:
@@ -69,6 +77,17 @@ def usable_seeds(summary: Summary, family: str) -> list[int]:
     return [m["seed"] for m in models if m["verdict"] == "ok"]
 
 
+def quality_of(summary: Summary) -> dict[str, np.ndarray]:
+    """How well each factor is read off the reconstructions of each family that is usable."""
+    models = summary["models"]
+    return family_quality(
+        [m["family"] for m in models],
+        [m["verdict"] for m in models],
+        summary["readout"]["reconstructed"],
+        list(summary["factors"]),
+    )
+
+
 def family_color(summary: Summary, family: str) -> str:
     """One colour per family, the same in all figures."""
     return PALETTE[families(summary).index(family) % len(PALETTE)]
@@ -80,6 +99,7 @@ def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
     Models with codes have tables of their own: ``sections.codes``.
     """
     keys = [(m["family"], m["seed"]) for m in summary["models"]]
+    quality = quality_of(summary)
     found = []
     for family in families(summary):
         if not (seeds := usable_seeds(summary, family)):
@@ -98,6 +118,7 @@ def panels(summary: Summary, effects: xr.Dataset) -> list[Panel]:
                 np.argsort(-kl),
                 kl,
                 family_color(summary, family),
+                is_readable(quality[family]),
             )
         )
     return found
@@ -115,6 +136,8 @@ def with_units_of_latents(effects: xr.Dataset) -> xr.Dataset:
 class MeanGraph(NamedTuple):
     """The factor graph of a family, over its usable seeds; arrays (swapped, read).
 
+    Factors that cannot be read off the family have no effect, edge or control.
+
     Attributes:
         effect: Mean effect, in SD of the factor read off; the diagonal is a factor's own.
         edges: Share of the seeds that have the edge.
@@ -122,6 +145,7 @@ class MeanGraph(NamedTuple):
         control: Share of the seeds in which the swap moves its own factor, (swapped,).
         f1: Mean agreement with the true graph over the seeds that have one; NaN if none has.
         num_seeds: Seeds behind the means.
+        readable: Which factors can be read, (factors,).
     """
 
     effect: np.ndarray
@@ -130,11 +154,12 @@ class MeanGraph(NamedTuple):
     control: np.ndarray
     f1: float
     num_seeds: int
+    readable: np.ndarray
 
     @property
     def controls(self) -> str:
-        """How many factors a swap moves, in words, such as ``3.5 of 5``."""
-        return f"{self.control.sum():.3g} of {len(self.control)}"
+        """How many of the factors that can be read a swap moves, in words, such as ``3.5 of 5``."""
+        return f"{self.control.sum():.3g} of {self.readable.sum()}"
 
 
 def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
@@ -142,13 +167,16 @@ def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
     seeds = usable_seeds(summary, family)
     own = [g for g in summary["factor_graphs"] if g["family"] == family and g["seed"] in seeds]
     scores = [g["score"]["f1"] for g in own if g["score"] is not None]
+    readable = is_readable(quality_of(summary)[family])
+    both = readable[:, None] & readable
     return MeanGraph(
-        np.mean([as_estimate(g["effect"]).value for g in own], axis=0),
-        np.mean([np.asarray(g["adjacency"], float) for g in own], axis=0),
-        np.mean([np.isin(g["verdict"], ("edge", "none")) for g in own], axis=0),
-        np.mean([np.asarray(g["control"], float) for g in own], axis=0),
+        np.where(both, np.mean([as_estimate(g["effect"]).value for g in own], axis=0), np.nan),
+        both * np.mean([np.asarray(g["adjacency"], float) for g in own], axis=0),
+        both * np.mean([np.isin(g["verdict"], ("edge", "none")) for g in own], axis=0),
+        readable * np.mean([np.asarray(g["control"], float) for g in own], axis=0),
         float(np.mean(scores)) if scores else math.nan,
         len(own),
+        readable,
     )
 
 
@@ -163,9 +191,14 @@ def ranked_alike(agreement: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def strongest_latents(panel: Panel) -> np.ndarray:
-    """Latents by their largest response of a factor to a dose, strongest first."""
+    """Latents by their largest response of a readable factor to a dose, strongest first.
+
+    By KL where no factor can be read.
+    """
+    if not panel.readable.any():
+        return panel.order
     response = panel.effects["factor_response"].sel(statistic="value")
-    size = np.abs(response.transpose("latent", "factor", "dose").values)
+    size = np.abs(response.transpose("latent", "factor", "dose").values[:, panel.readable])
     return np.argsort(-np.nan_to_num(size).max(axis=(1, 2)), kind="stable")
 
 
@@ -211,6 +244,12 @@ def numbers(summary: Summary, family: str, name: str) -> np.ndarray:
     """One number of each usable model of a family, null read as NaN."""
     own = [m for m in summary["models"] if m["family"] == family and m["verdict"] == "ok"]
     return np.array([np.nan if m[name] is None else m[name] for m in own], float)
+
+
+def by_seed(summary: Summary, family: str, name: str) -> dict[int, float]:
+    """One number of each usable model of a family, by seed; those that have none are left out."""
+    own = [m for m in summary["models"] if m["family"] == family and m["verdict"] == "ok"]
+    return {m["seed"]: float(m[name]) for m in own if m.get(name) is not None}
 
 
 def strengths(summary: Summary, effects: xr.Dataset, family: str, name: str) -> np.ndarray:

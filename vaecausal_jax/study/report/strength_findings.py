@@ -1,10 +1,10 @@
 """Sentences about numbers of models: effect strengths, scores, their relation, modularity."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.inference import over_seeds
+from vaecausal_jax.study.report.evidence import against_null, say_apart
 from vaecausal_jax.study.report.labels import (
     EFFECTS,
     SCORES,
@@ -18,46 +18,74 @@ from vaecausal_jax.study.report.panels import (
     Pictures,
     Summary,
     as_estimate,
+    families,
     panels,
     ranked_alike,
     strengths,
+    usable_seeds,
 )
 
 
 def say_strengths(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[str]:
-    """How each form orders the families, and whether they agree."""
+    """Which families differ by which form of effect strength."""
     del pictures
     titles = [panel.family for panel in panels(summary, effects)]
-    orders: dict[str, list[str]] = {}
+    quantities = {}
     for name, (heading, _) in STRENGTHS.items():
-        means = {f: strengths(summary, effects, f, name).mean() for f in titles}
-        if len(titles) < 2 or not np.isfinite(list(means.values())).all():
+        if not all(is_determined(summary, effects, family, name) for family in titles):
             continue
-        order = " > ".join(family_label(f) for f in sorted(titles, key=lambda f: -means[f]))
-        orders.setdefault(order, []).append(heading.replace(",\n", " from the ").replace("\n", " "))
-    if not orders:
-        return []
-    said = "; ".join(f"{order} by {join(headings)}" for order, headings in orders.items())
-    agree = "All forms agree" if len(orders) == 1 else f"The forms give {len(orders)} orders"
-    return [f"{agree} of the families' means, whatever their intervals: {said}."]
+        words = heading.replace(",\n", " from the ").replace("\n", " ")
+        quantities[words[0].lower() + words[1:]] = {
+            family: dict(
+                zip(
+                    usable_seeds(summary, family),
+                    strengths(summary, effects, family, name),
+                    strict=True,
+                )
+            )
+            for family in titles
+        }
+    return say_apart(quantities)
+
+
+def is_determined(summary: Summary, effects: xr.Dataset, family: str, name: str) -> bool:
+    """Whether the images determine a form of effect strength in every model of a family.
+
+    First-order indices and interaction shares are shares of a variance; their unbiased estimates
+    leave the range of shares where few images leave them undetermined.
+    """
+    if not name.startswith(("first_order", "interaction_share")):
+        return True
+    own = effects[name].sel(family=family, seed=usable_seeds(summary, family), statistic="value")
+    values = own.transpose("seed", "latent").values
+    total = values.sum(axis=1)
+    # Interactions are shared by several latents: only each one's share is bounded by 1.
+    largest = total if name.startswith("first_order") else values.max(axis=1)
+    return bool((total >= 0).all() and (largest <= 1).all())
 
 
 def say_scores(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[str]:
-    """The best family by score, beside chance."""
-    del effects, pictures
+    """Every score minus chance, seed by seed: above, not shown to differ, below."""
+    del pictures
     sentences = []
-    for name in ("mig", "dci_fast_disentanglement", "factor_vae"):
-        rows = {f: row for f, row in summary["families"].items() if row and name in row}
-        means = {f: as_estimate(row[name]) for f, row in rows.items()}
-        means = {f: mean for f, mean in means.items() if np.isfinite(mean.value)}
-        if not means:
+    for name, heading in SCORES.items():
+        columns = f"score_{name}", f"score_{name}_chance"
+        if not set(columns) <= set(effects):
             continue
-        best = max(means, key=lambda f: float(means[f].value))
-        chance = as_estimate(rows[best][f"{name}/chance"]).value
-        sentences.append(
-            f"{SCORES[name]} is highest in {family_label(best)}: {interval_of(means[best])}, where "
-            f"chance gives {chance:.2f}."
-        )
+        said = []
+        for family in families(summary):
+            if not (seeds := usable_seeds(summary, family)):
+                continue
+            own = effects.sel(family=family, seed=seeds)
+            excess = np.atleast_1d(own[columns[0]].values - own[columns[1]].values)
+            if not np.isfinite(excess).all():
+                continue
+            difference = over_seeds(excess, num_inputs=0, intervention="score minus chance")
+            said.append(
+                f"{against_null(difference, 'chance', show=hundredths)} in {family_label(family)}"
+            )
+        if said:
+            sentences.append(f"{heading} is {join(said)}.")
     return sentences
 
 
@@ -95,24 +123,21 @@ def say_agreement(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> 
 
 
 def say_modularity(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[str]:
-    """Modularity beyond its null, by family."""
+    """Modularity beside its null, by family."""
     del effects, pictures
     places = {"decoder": "first decoder layer", "reencoded": "re-encoded output"}
     sentences = []
     for where, place in places.items():
-        said = _by_family(summary["families"], f"modularity_excess_{where}")
+        means = {
+            family: as_estimate(row[f"modularity_excess_{where}"])
+            for family, row in summary["families"].items()
+            if f"modularity_excess_{where}" in row
+        }
+        said = [
+            f"{against_null(mean, 'its null', show=hundredths)} in {family_label(family)}"
+            for family, mean in means.items()
+            if np.isfinite(mean.value)
+        ]
         if said:
-            sentences.append(
-                f"Read in the {place}, M exceeds its null by {join(said)}; an interval that holds "
-                "0 shows no modularity of the model."
-            )
+            sentences.append(f"Read in the {place}, M is {join(said)}.")
     return sentences
-
-
-def _by_family(rows: Mapping, name: str) -> list[str]:
-    means = {f: as_estimate(row[name]) for f, row in rows.items() if name in row}
-    return [
-        f"{interval_of(mean, show=hundredths)} in {family_label(f)}"
-        for f, mean in means.items()
-        if np.isfinite(mean.value)
-    ]

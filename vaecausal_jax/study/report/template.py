@@ -37,9 +37,11 @@ DEFINITIONS = {
     "Read and write": "A unit reads a factor by how far it moves, in its SD, when that factor of "
     "the image is changed; it writes what read-outs of the output change, in SD of the factor, "
     "when it is raised by one SD.",
-    "Unit classes": "Dead: no significant effect on any factor. Monosemantic: one, with more than "
-    "half of the unit's energy by its whole interval. Polysemantic: two or more, each above a "
-    "tenth by its whole interval. Undetermined: anything else.",
+    "Unit classes": "Taken on the factors that can be read. Dead: every effect is shown to be "
+    "below 0.1 SD of the read-out (equivalence test, FDR 5% over units). No effect found: none is "
+    "significant, and they are not shown to be small. Monosemantic: one significant effect, with "
+    "more than half of the unit's energy by its whole interval. Polysemantic: two or more, each "
+    "above a tenth by its whole interval. Undetermined: anything else.",
     "Factor graph": "An edge is a significant effect above 0.1 SD on the read-out of another "
     "factor when a factor's latent is swapped within a minimal pair. SHD counts pairs of factors "
     "whose edges differ from the true graph's.",
@@ -116,6 +118,7 @@ PAGE = string.Template("""<!DOCTYPE html>
 <header><h1>$title</h1>
 <p>Trained models, intervened on at four levels: the input, the latents, the activations of every
 layer (patching), and what they mediate. Written by vaecausal_jax from the study's numbers.</p>
+$opening
 <nav><a href="#models">Models</a><a href="#figures">Figures</a><a
 href="#circuits">Circuits</a><a href="#claims">The paper's claims</a><a
 href="#trust">Trust</a><a href="#units">Top units</a><a

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.study.gate import MIN_QUALITY, is_readable
 from vaecausal_jax.study.report.labels import (
     family_label,
     hundredths,
@@ -11,17 +12,51 @@ from vaecausal_jax.study.report.labels import (
     number,
     percent,
 )
-from vaecausal_jax.study.report.panels import Summary, as_estimate, layers, panels, usable_seeds
-from vaecausal_jax.study.report.template import note, table
+from vaecausal_jax.study.report.panels import (
+    Summary,
+    as_estimate,
+    layers,
+    panels,
+    quality_of,
+    usable_seeds,
+)
+from vaecausal_jax.study.report.template import escape, note, table
 
-MIN_QUALITY = 0.7
-"""R^2 (or accuracy) on reconstructions below which effects on a factor are not to be believed."""
+
+def opening(summary: Summary) -> str:
+    """Which factors can be read in which families, before anything is said of them."""
+    names = np.array(list(summary["factors"]))
+    alike: dict[tuple[bool, ...], list[str]] = {}
+    for family, quality in quality_of(summary).items():
+        alike.setdefault(tuple(is_readable(quality)), []).append(family_label(family))
+    if not alike:
+        return ""
+    said = [
+        f"in {join(labels)} {_can_be_read(names, np.array(readable))}"
+        for readable, labels in alike.items()
+    ]
+    return (
+        "<p>Factors are read off a model's outputs, and count as read where this succeeds on its "
+        f"reconstructions with an R^2 (or accuracy) of {MIN_QUALITY} or more, mean over usable "
+        f"seeds: {escape('; '.join(said))}. No class, edge or sentence below that rests on reading "
+        "is about a factor that cannot be read, and figures hatch it. What units mediate of the "
+        "factors of the input is read off pixels and is not concerned.</p>"
+    )
 
 
-def readout(summary: Summary, effects: xr.Dataset) -> str:
+def _can_be_read(names: np.ndarray, readable: np.ndarray) -> str:
+    if readable.all():
+        return "every factor can be read"
+    if not readable.any():
+        return "no factor can be read"
+    lost = join(list(names[~readable]))
+    return f"{join(list(names[readable]))} can be read and {lost} cannot"
+
+
+def readout(summary: Summary) -> str:
     """How well factors are read off rendered images and reconstructions, and mistaken."""
     quality, names = summary["readout"], list(summary["factors"])
-    found = {p.family: _reconstructed(summary, p.family, names) for p in panels(summary, effects)}
+    found = quality_of(summary)
     head = ["Images", *names]
     drawn = [_plain(quality["rendered"].get(name)) for name in names]
     rows = [["of the data", *drawn]]
@@ -47,25 +82,14 @@ def readout(summary: Summary, effects: xr.Dataset) -> str:
     return scores + _warnings(found, names) + mistaken
 
 
-def _reconstructed(summary: Summary, family: str, names: list[str]) -> list[float]:
-    usable = usable_seeds(summary, family)
-    models = zip(summary["models"], summary["readout"]["reconstructed"], strict=True)
-    own = [q for m, q in models if m["family"] == family and m["seed"] in usable]
-    values = [[q.get(name) for name in names] for q in own]
-    return [float(v) for v in np.asarray(values, float).mean(axis=0)]
-
-
-def _warnings(found: dict[str, list[float]], names: list[str]) -> str:
-    weak = {
-        family: [n for n, v in zip(names, values, strict=True) if not v >= MIN_QUALITY]
-        for family, values in found.items()
-    }
+def _warnings(found: dict[str, np.ndarray], names: list[str]) -> str:
+    weak = {family: list(np.array(names)[~is_readable(values)]) for family, values in found.items()}
     said = [f"{family_label(f)}: {join(factors)}" for f, factors in weak.items() if factors]
     if not said:
         return ""
     return note(
         f"Below {MIN_QUALITY} on reconstructions, so that effects on these factors are not to be "
-        f"believed: {'; '.join(said)}."
+        f"believed and nothing is said of them: {'; '.join(said)}."
     )
 
 
