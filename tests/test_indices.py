@@ -152,7 +152,7 @@ OTHERWISE = {
     "circuits.scorers.patched_values": "inside a sweep, see paths.Node",
     "circuits.planted.network.pairs_of": "see changed_only",
     "manifests.name_of": "the name of a folder",
-    "study.estimates.model_values": "estimates by site",
+    "study.estimates.unit_values": "estimates by site",
 }
 
 

@@ -439,6 +439,13 @@ def test_photographs_are_cropped_resized_and_labelled(tmp_path, form):
     np.testing.assert_array_equal(data.labels(rows), SIGNS == 1)
 
 
+def test_photographs_of_another_size_have_no_minimal_pairs_either(tmp_path):
+    small = vd.resized(open_celeba(write_celeba(tmp_path / "celeba")), 8)
+    assert vd.images(small, np.zeros((1, 1), int)).shape == (1, 8, 8, 3)
+    with pytest.raises(ValueError, match="in which no factor can be changed alone"):
+        vd.minimal_pairs(jax.random.key(0), small, "photograph", 4, (2,))
+
+
 def test_splits_of_celeba_are_the_published_partition(tmp_path):
     folder = write_celeba(tmp_path / "celeba")
     whole = open_celeba(folder)

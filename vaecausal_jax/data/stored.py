@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaecausal_jax.data.dataset import Dataset, Drawn, Factor, index_of, num_images
+from vaecausal_jax.data.dataset import Dataset, Drawn, Factor, Unpaired, index_of, num_images
 from vaecausal_jax.data.scales import is_concrete, only_zeros_and_ones
 
 _ENOUGH = 16
@@ -156,6 +156,16 @@ class ResizedDrawn(Resized):
         return self.data.draw(key, num)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@flax.struct.dataclass
+class ResizedPhotographs(Resized):
+    """The same of a set without minimal pairs, which it has no more than the set itself."""
+
+    @property
+    def no_minimal_pairs(self) -> str:
+        """Why not, in the set's own words."""
+        return self.data.no_minimal_pairs  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def resized(data: Dataset, image_size: int) -> Dataset:
     """Returns the same set with square images of another size; the set itself if it has that size.
 
@@ -171,7 +181,11 @@ def resized(data: Dataset, image_size: int) -> Dataset:
         raise ValueError(f"resized takes square images, got {height} x {width}.")
     if image_size == height:
         return data
-    kind = ResizedDrawn if isinstance(data, Drawn) else Resized
+    kind = Resized
+    if isinstance(data, Drawn):
+        kind = ResizedDrawn
+    elif isinstance(data, Unpaired):
+        kind = ResizedPhotographs
     return kind(data, (image_size, image_size, channels))
 
 
