@@ -1,9 +1,9 @@
-"""Compiled programs kept on disk, so that the next process finds them: JAX's cache, made safe to use.
+"""Compiled programs kept on disk, so that the next process loads them: JAX's cache, made safe.
 
-JAX finds a program again by its content, the options and the version of its compiler. It does not
-ask which processor it was compiled for, keeps only what took a second to compile, and lets its
-folder grow without end. Here each kind of machine and each set of versions has a folder, every
-program is kept, and what was used longest ago is removed.
+JAX looks a program up by its content, the options and flags of its compilation, and the compiler's
+version. It does not ask which processor the program was compiled for, keeps only what took a second
+to compile, and lets its folder grow without end. Here each machine has a folder, every program is
+kept, and the programs used longest ago are removed.
 """
 
 import contextlib
@@ -14,28 +14,18 @@ import platform
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as cache_of_jax
 
-from vaecausal_jax.jax_versions import (
-    cached_programs_may_crash,
-    is_whole_program,
-    versions_of_programs,
-)
+from vaecausal_jax.jax_versions import cached_programs_may_crash, versions_of_programs
 
 VARIABLE = "VAECAUSAL_COMPILATION_CACHE"
 """Environment variable: a folder in place of the default one, or ``off``."""
 
 MAX_BYTES = 2**30
-
-SETTLED = 60.0
-"""Seconds after which a file that is not whole is not being written any more."""
-
-_LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
+"""Over a hundred times what one family's study takes: 280 programs of 7 MB together."""
 
 
 def use_compilation_cache(
@@ -43,23 +33,24 @@ def use_compilation_cache(
 ) -> pathlib.Path | None:
     """Keeps every program that this process compiles, and loads those that an earlier one kept.
 
-    Programs lie in a folder within ``folder`` that is named by a digest of the versions of JAX and
-    jaxlib, the host, its processor and XLA's flags, so that none is ever loaded elsewhere. Several
-    processes may use it at once. Processes of one program (``jax.distributed``) share a folder on
-    all hosts, of which the first alone writes: initialise them before this call.
+    Programs lie in a folder within ``folder`` that is named after the versions of JAX and jaxlib,
+    the host and its processor, so that none is ever loaded elsewhere. Several processes may use it
+    at once. Processes of one program (``jax.distributed``) share a folder on all hosts, to which
+    the first process alone writes: initialise them before this call.
 
-    What the user has told JAX stands: without ``folder``, a ``jax_compilation_cache_dir`` that is
-    set is used as it is, and so are JAX's other settings. On macOS before jaxlib 0.10, where to
-    load a program can end the process, nothing is kept unless ``folder`` is given.
+    What the user has told JAX stands. Without ``folder``, a ``jax_compilation_cache_dir`` that is
+    set is used as it is; so are JAX's other settings. On macOS before jaxlib 0.10, where loading a
+    program can end the process, nothing is kept unless ``folder`` is given. On Intel's processors
+    with AVX-512, jaxlib 0.8.2 to 0.10.1 print that a loaded program is for another machine type.
+    It is not: they take a preference of the compiler for a feature (jax-ml/jax issue 38445).
 
     Args:
         folder: Where to keep programs. If not given, the environment variable
             ``VAECAUSAL_COMPILATION_CACHE``, else ``vaecausal_jax`` in the user's folder of caches
             (``XDG_CACHE_HOME``, or ``~/.cache``). Whoever can write to it can have this process run
             their programs: it is made for its owner alone.
-        max_bytes: What all programs in ``folder`` may take. It is enforced by this call, for all
-            kinds of machines together: those used longest ago are removed. A process may go beyond
-            it by what it compiles.
+        max_bytes: How much the programs of all machines in ``folder`` may take. This call enforces
+            it, by removing those used longest ago; what the process compiles later comes on top.
 
     Returns:
         The folder of this machine's programs, or None where the cache is off: by the variable
@@ -77,13 +68,12 @@ def use_compilation_cache(
         if os.environ.get(VARIABLE) == "off" or cached_programs_may_crash():
             return None
     programs = _made(pathlib.Path(folder or _default_folder()) / _name_of_machine())
-    _remove_damaged(programs)
-    if config.jax_compilation_cache_max_size == -1:  # Else JAX removes them.
-        _remove_oldest(programs.parent, max_bytes)
+    if config.jax_compilation_cache_max_size == -1:  # Else JAX bounds it.
+        _tidy(programs.parent, max_bytes)
     config.update("jax_compilation_cache_dir", str(programs))
-    if _LEAST_SECONDS.upper() not in os.environ and getattr(config, _LEAST_SECONDS) == 1.0:
-        config.update(_LEAST_SECONDS, 0.0)  # Nobody has changed JAX's default.
-    cache_of_jax.reset_cache()  # It may have settled on another folder, or on none.
+    if config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's default
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    cache_of_jax.reset_cache()  # Else JAX stays with the folder of its first compilation.
     return programs
 
 
@@ -91,39 +81,37 @@ def _default_folder() -> pathlib.Path:
     if given := os.environ.get(VARIABLE):
         return pathlib.Path(given)
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not caches.is_absolute():  # Then it does not count, by its specification.
-        caches = pathlib.Path("~/.cache").expanduser()
-    return caches / "vaecausal_jax"
+    # A relative path does not count, by the specification of the variable.
+    return (caches if caches.is_absolute() else pathlib.Path("~/.cache")) / "vaecausal_jax"
 
 
 def _name_of_machine() -> str:
-    """Names the folder of programs that this process may load.
+    """Names the folder of the programs that this process may load.
 
-    Python's version is part of it, because JAX compresses by other means from 3.14 on.
+    Python's version is part of it, because JAX compresses differently from 3.14 on and does not
+    tell the two apart.
     """
     versions = versions_of_programs()
     # Processes of one program must all find a program, or none of them.
     host = "" if jax.distributed.is_initialized() else socket.gethostname()
-    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    flags = [sorted(text.split()) for text in flags]
-    parts = *versions, sys.version_info[:2], platform.system(), host, _processor(), flags
+    parts = *versions, sys.version_info[:2], host, platform.machine(), _processor()
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     return f"jax-{versions[0]}-{digest[:16]}"
 
 
-def _processor(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> list[str]:
-    """What decides the instructions that a program may use: models of processors, and their flags.
+IDENTITY = {
+    *("vendor_id", "cpu family", "model", "stepping", "flags"),  # x86
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),  # ARM
+}
+"""What Linux tells of a processor that decides which instructions a program may use."""
 
-    How Linux calls them depends on the architecture; what else it tells changes while it runs.
-    """
-    names = "vendor_id cpu_family model model_name stepping flags Features CPU_implementer"
-    names = [*names.split(), "CPU_architecture", "CPU_variant", "CPU_part", "CPU_revision", "isa"]
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    kept = {line for line in lines if line.partition(":")[0].strip().replace(" ", "_") in names}
-    return [platform.machine(), platform.processor(), *sorted(kept)]
+
+def _processor(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> list[str]:
+    """The processors of this machine, each kind once. Without Linux, the host has to tell."""
+    if not cpuinfo.exists():
+        return []
+    lines = cpuinfo.read_text().splitlines()
+    return sorted({line for line in lines if line.partition(":")[0].strip() in IDENTITY})
 
 
 def _made(folder: pathlib.Path) -> pathlib.Path:
@@ -133,52 +121,29 @@ def _made(folder: pathlib.Path) -> pathlib.Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: whose home is not known.
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home is known.
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"compiled programs cannot be kept in {folder.parent} ({reason}): choose a folder with "
-            f"the environment variable {VARIABLE}, or turn this off with {VARIABLE}=off."
+            f"compiled programs cannot be kept in {folder.parent} ({reason}): give another folder, "
+            f"or set the environment variable {VARIABLE} to one or to off."
         ) from error
     return folder
 
 
-def _remove_damaged(folder: pathlib.Path) -> None:
-    """Removes what killed processes and full disks left cut short since the last call.
+def _tidy(folder: pathlib.Path, max_bytes: int) -> None:
+    """Removes empty files, and of all machines' programs those used longest ago.
 
-    JAX writes a program under its name from the start. One that is not whole it would compile
-    afresh every time, with a warning, and not replace.
+    A full disk leaves files empty, which JAX would neither load nor write again. File systems tell
+    to the day when a file was last read, or not at all; then the time of writing counts.
     """
-    checked, now = folder / ".checked", time.time()
-    since = checked.stat().st_mtime if checked.exists() else 0.0
-    for path in folder.glob("*-cache"):
-        with contextlib.suppress(FileNotFoundError):  # Another process removes it.
-            is_new = since <= path.stat().st_mtime < now - SETTLED
-            if is_new and not is_whole_program(path.read_bytes()):
-                path.unlink()
-    checked.touch()
-    os.utime(checked, (now - SETTLED, now - SETTLED))
-
-
-def _remove_oldest(folder: pathlib.Path, max_bytes: int) -> None:
-    """Keeps of all machines' programs those used last, up to a number of bytes.
-
-    A file system tells when a file was last read to the day, or not at all; then the day that it
-    was written counts.
-    """
+    found = []
+    for path in folder.glob(f"jax-*-{'[0-9a-f]' * 16}/*-cache"):
+        with contextlib.suppress(OSError):  # Another process removes it.
+            status = path.stat()
+            found.append((max(status.st_atime, status.st_mtime), status.st_size, path))
     total = 0
-    for _, size, path in sorted(_files(folder), reverse=True):
+    for _, size, path in sorted(found, reverse=True):
         total += size
-        if total > max_bytes:
-            with contextlib.suppress(OSError):  # Another process removes it, or Windows reads it.
-                os.unlink(path)
-
-
-def _files(folder: pathlib.Path) -> Iterator[tuple[float, int, str]]:
-    """(when last used, bytes, path) of every file in folders that are named as here."""
-    for machine in folder.glob("jax-*-*"):
-        for inner, _, names in os.walk(machine):
-            for name in names:
-                path = os.path.join(inner, name)
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.stat(path)
-                    yield max(status.st_atime, status.st_mtime), status.st_size, path
+        if size == 0 or total > max_bytes:
+            with contextlib.suppress(OSError):
+                path.unlink()

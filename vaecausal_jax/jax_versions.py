@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
+import jaxlib.version
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
@@ -174,29 +174,15 @@ def flags_for_small_programs() -> str:
 
 
 def versions_of_programs() -> tuple[str, str]:
-    """Versions of JAX and of its compiler, as imported: what is installed may have changed since."""
-    return jax.__version__, jaxlib.__version__
+    """Versions of JAX and its compiler as imported; what is installed may have changed since."""
+    return jax.__version__, jaxlib.version.__version__
 
 
 def cached_programs_may_crash() -> bool:
-    """Whether to load a compiled program from disk can end the process.
+    """Whether loading a compiled program from disk can end the process.
 
-    So it is reported of macOS before jaxlib 0.10, for programs of many kernels (uwplasma/vmex pull
-    request 142).
+    It does on macOS before jaxlib 0.10, for programs of many kernels (uwplasma/vmex pull request
+    142).
     """
-    version = tuple(map(int, jaxlib.__version__.split(".")[:2]))
+    version = tuple(map(int, jaxlib.version.__version__.split(".")[:2]))
     return sys.platform == "darwin" and version < (0, 10)
-
-
-def is_whole_program(content: bytes) -> bool:
-    """Whether a file of JAX's compilation cache can be decompressed; one cut short cannot.
-
-    How is not part of JAX's public interface, so it is looked up and not imported: a version
-    without it takes every file for whole.
-    """
-    module = sys.modules.get("jax._src.compilation_cache")
-    try:
-        getattr(module, "decompress_executable", len)(content)
-    except Exception:  # of zlib or of zstandard, whichever JAX has
-        return False
-    return True
