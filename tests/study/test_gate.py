@@ -1,4 +1,4 @@
-"""The gate: factors that cannot be read off a family's outputs have no class, no edge, no number."""
+"""The gate: factors that cannot be read off a family have no class, no edge and no number."""
 
 import math
 

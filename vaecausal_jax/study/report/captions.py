@@ -72,8 +72,8 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "rank_agreement": Caption(
         "Do effect strengths and scores rank the models alike?",
-        "Spearman correlation over all usable models. Pairs that disagree measure different "
-        "things.",
+        "Spearman correlation over all usable models, taken as independent, which models of one "
+        "family are not: intervals are too narrow. Pairs that disagree measure different things.",
         strength_findings.say_agreement,
         marks.of_agreement,
     ),
@@ -81,7 +81,7 @@ CAPTIONS: dict[str, Caption] = {
         "Effect strength against DCI disentanglement",
         "One mark a trained model. Left of each pair as measured, right with what squared error, "
         "KL and active latents explain taken out of both. Intervals are Fisher's and take models "
-        "as independent.",
+        "as independent, which models of one family are not: they are too narrow.",
         strength_findings.say_relation,
     ),
     "input_level": Caption(

@@ -119,13 +119,12 @@ def _channels(claims: Mapping[str, Any]) -> list[str]:
     if not counts:
         return ["Not judged: no usable model has encoder channels."]
     said = [
-        f"{c[:, 1].mean():.1f} and {c[:, 2].mean():.1f} in {family_label(family)}"
+        f"{c[:, 1].sum():.0f} and {c[:, 2].sum():.0f} of {c.sum():.0f} in {family_label(family)}"
         for family, c in counts.items()
     ]
-    total = next(iter(counts.values())).sum(axis=1)[0]
     sentences = [
-        f"Of {total:.0f} encoder channels, those that mediate more than 0.7, with their whole "
-        f"interval, of exactly one factor and of several, mean over seeds: {join(said)}."
+        "Encoder channels that mediate more than 0.7, with their whole interval, of exactly one "
+        f"factor and of several, over all usable seeds: {join(said)}."
     ]
     factor = [family for family in counts if family.startswith("factor_vae")]
     for family in factor[:1]:
@@ -164,9 +163,9 @@ def _specificity(claims: Mapping[str, Any]) -> list[str]:
         paper = claims["paper_specificity"].get(family)
         beside = f"; the paper's unbounded S is {interval_of(as_estimate(paper))}" if paper else ""
         sentences.append(
-            f"{family_label(family)}: specificity is "
-            f"{against_null(excess, 'that of noise', show=hundredths)} (of at most 1){gone}"
-            f"{beside}. {_settled(excess)}"
+            "Specificity, of at most 1, is "
+            f"{against_null({family: excess}, 'that of noise', show=hundredths)}{gone}{beside}. "
+            f"{_settled(excess)}"
         )
     return sentences
 

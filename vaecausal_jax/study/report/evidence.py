@@ -36,18 +36,34 @@ def named(words: list[str], most: int = 3) -> str:
 
 
 def against_null(
-    difference: Estimate, null: str, *, show: Callable[[Any, Any], str] = number
+    differences: Mapping[str, Estimate], null: str, *, show: Callable[[Any, Any], str] = number
 ) -> str:
-    """Above a null, not shown to differ from it, or below it, by the whole interval."""
+    """Families above a null, not shown to differ from it, and below it, by the whole interval.
+
+    Args:
+        differences: Family to what it has minus the null; those without a number are left out.
+        null: What the null is called.
+        show: How numbers are written.
+    """
+    said: dict[str, list[str]] = {}
+    for family, difference in differences.items():
+        if np.isfinite(difference.value):
+            words, shown = _verdict(difference, null)
+            by = f"{family_label(family)} (by {interval_of(shown, show=show)})"
+            said.setdefault(words, []).append(by)
+    return "; ".join(f"{words} in {join(found)}" for words, found in said.items())
+
+
+def _verdict(difference: Estimate, null: str) -> tuple[str, Estimate]:
+    """Three words, or none without an interval; and the distance that they are of."""
     if not np.isfinite(difference.ends).all():
-        return f"{show(difference.value, None)} away from {null}, without an interval"
+        return f"not judged against {null}, for want of an interval,", difference
     if difference.low > 0:
-        return f"above {null} by {interval_of(difference, show=show)}"
+        return f"above {null}", difference
     if difference.high < 0:
         value, low, high = (-np.asarray(end) for end in difference.ends)
-        below = difference._replace(value=value, low=high, high=low)
-        return f"below {null} by {interval_of(below, show=show)}"
-    return f"not shown to differ from {null}, by {interval_of(difference, show=show)}"
+        return f"below {null}", difference._replace(value=value, low=high, high=low)
+    return f"not shown to differ from {null}", difference
 
 
 def say_apart(quantities: Quantities) -> list[str]:

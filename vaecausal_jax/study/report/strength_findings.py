@@ -9,10 +9,8 @@ from vaecausal_jax.study.report.labels import (
     EFFECTS,
     SCORES,
     STRENGTHS,
-    family_label,
     hundredths,
     interval_of,
-    join,
 )
 from vaecausal_jax.study.report.panels import (
     Pictures,
@@ -72,20 +70,17 @@ def say_scores(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> lis
         columns = f"score_{name}", f"score_{name}_chance"
         if not set(columns) <= set(effects):
             continue
-        said = []
+        differences = {}
         for family in families(summary):
             if not (seeds := usable_seeds(summary, family)):
                 continue
             own = effects.sel(family=family, seed=seeds)
             excess = np.atleast_1d(own[columns[0]].values - own[columns[1]].values)
-            if not np.isfinite(excess).all():
-                continue
-            difference = over_seeds(excess, num_inputs=0, intervention="score minus chance")
-            said.append(
-                f"{against_null(difference, 'chance', show=hundredths)} in {family_label(family)}"
+            differences[family] = over_seeds(
+                excess, num_inputs=0, intervention="score minus chance"
             )
-        if said:
-            sentences.append(f"{heading} is {join(said)}.")
+        if said := against_null(differences, "chance", show=hundredths):
+            sentences.append(f"{heading} is {said}.")
     return sentences
 
 
@@ -133,11 +128,6 @@ def say_modularity(summary: Summary, effects: xr.Dataset, pictures: Pictures) ->
             for family, row in summary["families"].items()
             if f"modularity_excess_{where}" in row
         }
-        said = [
-            f"{against_null(mean, 'its null', show=hundredths)} in {family_label(family)}"
-            for family, mean in means.items()
-            if np.isfinite(mean.value)
-        ]
-        if said:
-            sentences.append(f"Read in the {place}, M is {join(said)}.")
+        if said := against_null(means, "its null", show=hundredths):
+            sentences.append(f"Read in the {place}, M is {said}.")
     return sentences
