@@ -41,17 +41,18 @@ except ModuleNotFoundError as error:
 
 @dataclasses.dataclass(frozen=True)
 class StudyCommand:
-    """Train VAE families over seeds, intervene on four levels, and write a report.
+    """Load or train VAE families, intervene on four levels, and write a report.
 
     Writes summary.json, effects.zarr, figures/ and report.html. Interrupted and run again with the
     same arguments, it goes on where it was.
 
     Attributes:
         out: Folder for results.
-        preset: A named study: "quick" (3 families x 4 seeds on rendered 32x32 sprites, minutes on
-            two cores), "zoo" (the models that ship: 5 families x 4 seeds on sprites whose factors
-            cause one another), "dsprites" (the field's 64x64 protocol) or "pretrained" (models
-            trained by others).
+        preset: A named study: "quick" (models that ship, 6 families x 4 seeds on 32x32 sprites
+            whose factors cause one another: minutes on two cores), "paper" (the same with 8 seeds
+            and more pairs), "paper-without-causes" (on the twin world), "train" (trains 3 families
+            x 4 seeds on plain sprites first), "dsprites" (the field's 64x64 protocol) or
+            "pretrained" (models trained by others).
         config: A JSON config instead of a preset, as printed by --print-config.
         data: The published file or folder of the config's data: the dSprites archive (preset
             "dsprites"; the exact geometry is rendered without it), the folder of weights (preset
