@@ -136,7 +136,8 @@ CAPTIONS: dict[str, Caption] = {
     "unit_classes": Caption(
         "Unit classes by layer",
         "Verdicts on every unit from what it writes into the factors that can be read. Dead is "
-        "shown: every effect is below 0.1 SD. Where an effect is neither found nor ruled out, and "
+        "shown: raised by one SD, the unit alone moves every factor by less than 0.1 SD; many such "
+        "units may still act together. Where an effect is neither found nor ruled out, and "
         "where what is found is undetermined, the images did not suffice to decide.",
         factor_findings.say_classes,
     ),

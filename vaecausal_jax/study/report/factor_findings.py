@@ -127,7 +127,7 @@ def say_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list
             continue
         if not graph.control.any():
             sentences.append(
-                f"In {panel.label} no swap of one latent moves its own factor by "
+                f"In {panel.label} no swap of one latent is shown to move its own factor by "
                 f"{MIN_EFFECT} SD: its graph shows nothing."
             )
             continue
@@ -136,8 +136,8 @@ def say_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list
         found, open_ = graph.edges[off].sum(), count - graph.decided[off].sum()
         agreement = "" if np.isnan(graph.f1) else f" F1 against the true graph is {graph.f1:.2f}."
         sentences.append(
-            f"In {panel.label} the swap moves its own factor for {graph.controls} factors per "
-            f"model. Of {count} possible edges between factors that can be read {found:.1f} are "
+            f"In {panel.label} the swap is shown to move its own factor for {graph.controls} "
+            f"factors per model. Of {count} possible edges between factors that can be read {found:.1f} are "
             f"found per model and {open_:.1f} are undecided.{agreement}"
         )
     return sentences

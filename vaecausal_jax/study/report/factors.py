@@ -42,7 +42,7 @@ CLASS_COLORS = {
     "monosemantic": "#0072B2",
     "polysemantic": "#E69F00",
     "undetermined": "#C9D3DA",
-    "undetected": "#F0F0F0",
+    "undetected": "#E8DCC0",
     "dead": "#6B6B6B",
 }
 
@@ -109,7 +109,11 @@ def read_write(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> Fig
             for name in ("read", "write")
         ]
         for column, (own, what) in enumerate(zip(tables, ("read", "write"), strict=True)):
-            top = max(np.nanmax(np.abs(t), initial=0.0) for t in own) or 1.0
+            # What cannot be read does not set the scale.
+            kept = [
+                t[p.readable] if what == "write" else t for t, p in zip(own, shown, strict=True)
+            ]
+            top = max(np.nanmax(np.abs(t), initial=0.0) for t in kept) or 1.0
             cmap, low = ("Blues", 0.0) if what == "read" else ("RdBu_r", -top)
             norm = colors.Normalize(low, top)
             for row, panel in enumerate(shown):

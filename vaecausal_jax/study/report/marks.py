@@ -96,8 +96,8 @@ def of_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list[
         )
     if any((graph.readable & (graph.control <= 0.5)).any() for graph in graphs):
         said.append(
-            "Hatched: in half of the seeds or more the swap does not move its own factor, so the "
-            "row shows nothing."
+            "Hatched: in half of the seeds or more the swap is not shown to move its own factor, "
+            "so the row shows nothing."
         )
     return said + _cross_hatched(all(graph.readable.all() for graph in graphs), "rows and columns")
 

@@ -38,7 +38,8 @@ DEFINITIONS = {
     "the image is changed; it writes what read-outs of the output change, in SD of the factor, "
     "when it is raised by one SD.",
     "Unit classes": "Taken on the factors that can be read. Dead: every effect is shown to be "
-    "below 0.1 SD of the read-out (equivalence test, FDR 5% over units). No effect found: none is "
+    "below 0.1 SD of the read-out (equivalence test, FDR 5% over units), of the unit alone: many "
+    "dead units may act together. No effect found: none is "
     "significant, and they are not shown to be small. Monosemantic: one significant effect, with "
     "more than half of the unit's energy by its whole interval. Polysemantic: two or more, each "
     "above a tenth by its whole interval. Undetermined: anything else.",
