@@ -137,8 +137,8 @@ def say_graph(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> list
         agreement = "" if np.isnan(graph.f1) else f" F1 against the true graph is {graph.f1:.2f}."
         sentences.append(
             f"In {panel.label} the swap is shown to move its own factor for {graph.controls} "
-            f"factors per model. Of {count} possible edges between factors that can be read {found:.1f} are "
-            f"found per model and {open_:.1f} are undecided.{agreement}"
+            f"factors per model. Of {count} possible edges between factors that can be read "
+            f"{found:.1f} are found per model and {open_:.1f} are undecided.{agreement}"
         )
     return sentences
 
