@@ -39,7 +39,7 @@ from vaecausal_jax.study.config import (
 from vaecausal_jax.study.effect_tables import effect_tables
 from vaecausal_jax.study.estimates import Arrays, estimate_all
 from vaecausal_jax.study.factors import factor_effects, make_readout, readout_quality
-from vaecausal_jax.study.inputs import Inputs, make_inputs
+from vaecausal_jax.study.inputs import Inputs, entropy_floor, make_inputs
 from vaecausal_jax.study.measure import measurements
 from vaecausal_jax.study.measure_codes import has_codes
 from vaecausal_jax.study.results import Results, Trained
@@ -191,6 +191,7 @@ def _run_plan(plan: Plan, progress: Progress) -> Study:
         results.append(study_stack(config, data, trained, inputs, plan.parts, progress))
         pictures["histories"] |= trained.histories
         pictures.setdefault("originals", np.asarray(inputs.x[:8]))
+        pictures.setdefault("entropy_floor", float(entropy_floor(inputs.x)))
     progress("write tables and report", 0, 1)
     pictures["reconstructions"] = np.concatenate(
         [r.arrays["health"]["reconstructed"] for r in results]
