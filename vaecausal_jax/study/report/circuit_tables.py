@@ -51,7 +51,8 @@ def circuits(summary: Summary) -> str:
         "held at the unchanged image; CPR the same of the best units, averaged over all "
         "sizes. Undecided units are in no circuit and not shown to carry less than 1%. Overlap is "
         "the Jaccard likeness of two factors' circuits minus that of random circuits of their "
-        "sizes.</p>"
+        "sizes. Where a factor is spread over the many units of a layer, each with less than 1%, "
+        "the whole layer is held and nothing passes: faithfulness is 0.</p>"
         + _table("Circuits, mean over factors; over seeds [interval]", rows, COLUMNS)
         + "<p>The graph of effects: each unit on each that reads it. An edge is an effect of "
         "more than 0.01 SD (FDR 5%). Modularity is that of units grouped by the factor they carry "
