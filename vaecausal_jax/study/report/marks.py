@@ -42,9 +42,10 @@ def of_training(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> li
     said = []
     if any(m["verdict"] != "ok" and m["family"] in histories for m in summary["models"]):
         said.append("Dashed lines are excluded models.")
-    if summary["config"]["decay_learning_rate"]:
+    config = summary["config"]
+    if config["decay_learning_rate"] or config.get("models") == "zoo":
         said.append(
-            "The learning rate decays to nothing, which flattens every curve at its end: a flat "
+            "The learning rate decays to a tenth, which flattens every curve at its end: a flat "
             "end shows no convergence."
         )
     else:

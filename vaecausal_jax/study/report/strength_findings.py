@@ -113,7 +113,7 @@ def say_agreement(summary: Summary, effects: xr.Dataset, pictures: Pictures) -> 
         f"Of {mixed.sum()} pairs of an effect strength and a score, {(mixed & alike).sum()} "
         f"rank the models alike and {(mixed & opposed).sum()} in opposite ways, by their whole "
         f"{agreement['level']:.0%} interval; by chance alone about "
-        f"{mixed.sum() * (1 - agreement['level']):.1f} would."
+        f"{mixed.sum() * (1 - agreement['level']):.1f} would, were models independent."
     ]
 
 
