@@ -110,6 +110,7 @@ OF_NO_RUN = {
     "data.pairs.check_pairs",
     "data.pairs.check_runs",
     "factors.readouts.readout_changes",
+    "study.inputs.output_changes",
     "sweeps.unit_tables.choose_units",
 }
 """These run no network; planted networks' finders are given pairs by the network itself."""

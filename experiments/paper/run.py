@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vaecausal_jax.circuits.graph_distance import graph_score
+from vaecausal_jax.circuits.graph_distance import graph_score, renamed_f1
 from vaecausal_jax.inference import claim, over_seeds, seeds_to_settle, sign_flip_test
 
 COLUMNS = {
@@ -308,7 +308,7 @@ def graph_table(causes: World, twin: World) -> dict[str, dict[str, str]]:
             f1 = np.array([_f1(g, true) for g in scored])
             row[f"F1, {name}"] = interval(f1)
             row[f"F1 of shuffled truths, {name}"] = interval(
-                np.array([_shuffled_f1(g, true) for g in scored])
+                np.array([renamed_f1(np.array(g["adjacency"], bool), true) for g in scored])
             )
         row["p, causes against twin"] = (
             f"{_permutation_p(contrast['causes'], contrast['twin']):.3f}"
@@ -334,12 +334,6 @@ def _contrast(graph: dict[str, Any], true: np.ndarray) -> float:
 
 def _f1(graph: dict[str, Any], true: np.ndarray) -> float:
     return graph_score(np.array(graph["adjacency"], bool), true).f1
-
-
-def _shuffled_f1(graph: dict[str, Any], true: np.ndarray) -> float:
-    """Mean F1 against the true graph with its factors renamed in every way."""
-    found, orders = np.array(graph["adjacency"], bool), itertools.permutations(range(len(true)))
-    return float(np.mean([graph_score(found, true[np.ix_(o, o)]).f1 for o in orders]))
 
 
 def _permutation_p(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaecausal_jax.circuits.graph_distance import graph_score
+from vaecausal_jax.circuits.graph_distance import graph_score, renamed_f1
 from vaecausal_jax.data import causal, scenes
 from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.effects import mediators
@@ -260,6 +260,22 @@ def test_a_reversed_edge_is_one_step_but_two_errors():
 
 def test_a_swap_without_effect_on_its_own_factor_has_no_direct_effects():
     assert np.isnan(direct_effects(np.zeros((2, 2, 5)))).all()
+
+
+def test_f1_against_renamed_truths_is_that_of_guessing():
+    # One edge of two nodes: of both renamings one has it.
+    assert renamed_f1([[0, 1], [0, 0]], [[0, 0], [1, 0]]) == 0.5
+    # One edge of three nodes: of six places it is in one.
+    one = np.zeros((3, 3))
+    one[0, 1] = 1
+    np.testing.assert_allclose(renamed_f1(one, one), 1 / 6)
+    # All edges: nothing depends on names.
+    full = 1 - np.eye(3)
+    np.testing.assert_allclose(renamed_f1(full, one), graph_score(full, one).f1)
+    large = np.zeros((8, 8))
+    large[0, 1] = 1
+    # 1 / 56 of the renamings, by 1,000 draws.
+    assert abs(renamed_f1(large, large) - 1 / 56) < 0.015
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from vaecausal_jax.data.pairs import Pairs
 from vaecausal_jax.factors.readouts import Readout, factor_pairs
 from vaecausal_jax.interventions.sites import Trace
 from vaecausal_jax.models import Model
+from vaecausal_jax.rows import check_rows
 from vaecausal_jax.study.config import StudyConfig
 from vaecausal_jax.training import objectives
 
@@ -87,7 +88,12 @@ def image_outcome(trace: Trace) -> Array:
 
 
 def batched(model: Model, params: Any, x: Array, eps: Array) -> Trace:
-    """The runs of several images."""
+    """The runs of several images.
+
+    Raises:
+        ValueError: Images and noise that differ in number.
+    """
+    check_rows(x=x, eps=eps)
     return jax.vmap(model.forward, in_axes=(None, 0, 0))(params, x, eps)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from vaecausal_jax.circuits.graph_distance import renamed_f1
 from vaecausal_jax.inference import Estimate, over_seeds
 from vaecausal_jax.study.gate import family_quality, is_readable
 from vaecausal_jax.study.report.labels import family_label
@@ -144,6 +145,7 @@ class MeanGraph(NamedTuple):
         decided: Share of the seeds that decide on the edge, for or against.
         control: Share of the seeds in which the swap moves its own factor, (swapped,).
         f1: Mean agreement with the true graph over the seeds that have one; NaN if none has.
+        renamed: The same with the true graph's factors renamed in every way.
         num_seeds: Seeds behind the means.
         readable: Which factors can be read, (factors,).
     """
@@ -153,6 +155,7 @@ class MeanGraph(NamedTuple):
     decided: np.ndarray
     control: np.ndarray
     f1: float
+    renamed: float
     num_seeds: int
     readable: np.ndarray
 
@@ -166,7 +169,10 @@ def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
     """Mean over the usable seeds of a family, which must have one."""
     seeds = usable_seeds(summary, family)
     own = [g for g in summary["factor_graphs"] if g["family"] == family and g["seed"] in seeds]
-    scores = [g["score"]["f1"] for g in own if g["score"] is not None]
+    scored = [g for g in own if g["score"] is not None]
+    scores = [g["score"]["f1"] for g in scored]
+    true = np.asarray(summary["true_graph"], bool)
+    renamed = [renamed_f1(np.asarray(g["adjacency"], bool), true) for g in scored]
     readable = is_readable(quality_of(summary)[family])
     both = readable[:, None] & readable
     return MeanGraph(
@@ -175,6 +181,7 @@ def factor_graph_of(summary: Summary, family: str) -> MeanGraph:
         both * np.mean([np.isin(g["verdict"], ("edge", "none")) for g in own], axis=0),
         readable * np.mean([np.asarray(g["control"], float) for g in own], axis=0),
         float(np.mean(scores)) if scores else math.nan,
+        float(np.mean(renamed)) if renamed else math.nan,
         len(own),
         readable,
     )
