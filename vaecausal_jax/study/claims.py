@@ -112,8 +112,9 @@ def judge_claims(
     titles = np.array([family for family, _ in labels])
     seeds = np.array([seed for _, seed in labels])
     kept = {name: np.where(usable, v, np.nan) for name, v in values.items()}
-    # Models without a finite code have no score at all.
-    kept.setdefault(SCORE, np.full(len(labels), np.nan))
+    # Models without a finite code have no score at all, and models with codes no KL.
+    for name in (SCORE, *CONTROLS):
+        kept.setdefault(name, np.full(len(labels), np.nan))
     controls = {name: kept[name] for name in CONTROLS}
     # One complete row per model, and two more than there are controls to hold fixed.
     columns = [kept[name] for name in (*EFFECTS, SCORE, *CONTROLS)]

@@ -35,7 +35,10 @@ def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
     if config.get("models") == "zoo":
         trained = f"{config['num_seeds']} models per family of the zoo: `vaecausal zoo list`"
     data = DATA.get(config["data"], config["data"])
-    size = np.shape(effects["kl_per_latent"])[-1]
+    latents = [
+        f"{effects.sizes['latent']}" if "kl_per_latent" in effects else "",
+        f"a map of {effects.sizes['position']} codes" if "position" in effects.sizes else "",
+    ]
     count = device["count"]
     units = config.get("num_unit_images")
     units = f" ({units} of them to resample hidden units)" if units else ""
@@ -43,7 +46,7 @@ def what_was_run(summary: Summary, effects: xr.Dataset) -> str:
         "Data": f"{data}; factors (levels): {factors}",
         "Families": "; ".join(_strength(f, config["data"]) for f in config["families"]),
         "Training": trained,
-        "Latents": f"{size}",
+        "Latents": "; ".join(filter(None, latents)),
         "Probes": f"{config['num_images']} images{units}, {config['num_pairs']} minimal pairs a "
         f"factor ({config['num_pairs'] * len(summary['factors'])} in all), the same for all models",
         "Mediation outcome": f"{config['mediation_outcome']} of the decoder",
