@@ -81,7 +81,7 @@ print(json.dumps([events["compile_requests_use_cache"], events["cache_hits"], w.
 
 
 def start(folder, *options, num_at_once=0):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment = {k: v for k, v in os.environ.items() if "CACHE" not in k}
     return subprocess.Popen(
         [sys.executable, *options, "-c", PROGRAM, str(folder), str(num_at_once)],
         stdout=subprocess.PIPE,

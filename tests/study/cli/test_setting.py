@@ -26,7 +26,7 @@ print(jax.config.jax_enable_compilation_cache, len(jax.devices()))
 
 def test_a_command_goes_on_where_programs_cannot_be_kept_and_keeps_them_elsewhere(tmp_path):
     (tmp_path / "file").touch()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment = {k: v for k, v in os.environ.items() if "CACHE" not in k}
     environment |= {VARIABLE: str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "file/cache")],
@@ -40,8 +40,8 @@ def test_a_command_goes_on_where_programs_cannot_be_kept_and_keeps_them_elsewher
     assert without == "None"
     assert pathlib.Path(kept).parent == tmp_path / "cache"
     assert afresh.startswith("False ")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("vaecausal goes on without a cache: compiled programs cannot be kept in")
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("vaecausal"))
+    assert "goes on without a cache: compiled programs cannot be kept in" in line
 
 
 def test_a_folder_for_programs_and_none_at_all_exclude_each_other(tmp_path):
